@@ -1,0 +1,37 @@
+"""The command line: environment and options become a ``Config``, then ``trio.run``."""
+
+import os
+import sys
+
+import click
+import trio
+
+from codex_serve import __version__
+from codex_serve.config import Config
+from codex_serve.errors import ConfigError
+from codex_serve.logs import configure_logging
+from codex_serve.server import serve
+
+CANNOT_WORK = 2
+"""The exit status for a configuration that cannot work."""
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--host", metavar="HOST", help="Address to listen on; comes before $HOST.")
+@click.option("--port", metavar="PORT", help="Port to listen on; comes before $PORT.")
+@click.option("--demo", is_flag=True, help="Serve the bundled command 'demo', which needs no AI.")
+@click.version_option(__version__, prog_name="codex-serve")
+def main(host: str | None, port: str | None, demo: bool) -> None:
+    """Run AI command-line tools on request and stream what they say.
+
+    Everything else is set by environment variables; docs/configuration.md
+    lists them.
+    """
+    try:
+        config = Config.from_environ(os.environ, host=host, port=port, demo=demo)
+        configure_logging(config.log_level)
+        trio.run(serve, config)
+    except* ConfigError as group:
+        for error in group.exceptions:
+            click.echo(f"codex-serve: {error}", err=True)
+        sys.exit(CANNOT_WORK)

@@ -1,0 +1,147 @@
+"""Every setting: its variable, its default, its check.
+
+Nothing else reads the environment for settings. ``docs/configuration.md`` is
+the same table for people; a test holds the two together.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from codex_serve.errors import ConfigError
+
+MAX_SECONDS = 10_000_000_000.0
+"""About 317 years. Above it, sums with a clock would lose their meaning."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """The settings of one server, checked.
+
+    Times are in seconds, sizes in bytes. ``warnings`` are sentences for the
+    log about settings that were ignored.
+    """
+
+    host: str = "0.0.0.0"  # noqa: S104 - clients are other machines
+    port: int = 8000
+    models: tuple[str, ...] = ("auto",)
+    clis: tuple[str, ...] = ("codex",)
+    demo: bool = False
+    run_timeout_s: float | None = None
+    max_request_bytes: int = 16 * 1024 * 1024
+    kill_grace_s: float = 2.0
+    shutdown_grace_s: float = 10.0
+    write_timeout_s: float = 30.0
+    log_level: str = "INFO"
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def from_environ(
+        cls,
+        environ: Mapping[str, str],
+        *,
+        host: str | None = None,
+        port: str | None = None,
+        demo: bool = False,
+    ) -> "Config":
+        """Read the settings from ``environ``; command-line values come before it.
+
+        An empty variable means its default. With ``demo`` the bundled command
+        is served beside what ``CLI_LIST`` names, and alone when it names none.
+
+        Raises:
+          ConfigError: a value that cannot work, in one sentence.
+        """
+        clis = _names(environ, "CLI_LIST", default=() if demo else cls.clis)
+        if demo:
+            clis = tuple(dict.fromkeys(("demo", *clis)))
+        run_timeout_s, warnings = _run_timeout(environ)
+        return cls(
+            host=host or environ.get("HOST") or cls.host,
+            port=_whole("--port", port, 0, 65_535)
+            if port is not None
+            else _variable_whole(environ, "PORT", cls.port, 0, 65_535),
+            models=_names(environ, "MODEL_LIST", default=cls.models),
+            clis=clis,
+            demo=demo,
+            run_timeout_s=run_timeout_s,
+            max_request_bytes=_variable_whole(
+                environ, "RUN_MAX_REQUEST_BYTES", cls.max_request_bytes, 1, 2**40
+            ),
+            kill_grace_s=_seconds(environ, "RUN_KILL_GRACE_SECONDS", cls.kill_grace_s),
+            shutdown_grace_s=_seconds(environ, "SHUTDOWN_GRACE_SECONDS", cls.shutdown_grace_s),
+            write_timeout_s=_seconds(environ, "WRITE_TIMEOUT_SECONDS", cls.write_timeout_s),
+            log_level=_choice(
+                environ, "LOG_LEVEL", cls.log_level, ("DEBUG", "INFO", "WARNING", "ERROR")
+            ),
+            warnings=warnings,
+        )
+
+
+def _names(environ: Mapping[str, str], variable: str, default: tuple[str, ...]) -> tuple[str, ...]:
+    entries = (entry.strip() for entry in environ.get(variable, "").split(","))
+    return tuple(dict.fromkeys(entry for entry in entries if entry)) or default
+
+
+def _run_timeout(environ: Mapping[str, str]) -> tuple[float | None, tuple[str, ...]]:
+    """Read the one setting whose invalid value disables it.
+
+    Clients must not lose the service over a typing error in a limit.
+    """
+    variable = "RUN_RESPONSE_TIMEOUT_SECONDS"
+    text = environ.get(variable, "").strip()
+    if not text:
+        return None, ()
+    seconds = _number(text)
+    if seconds is None or seconds > MAX_SECONDS:
+        return None, (
+            f"{variable} must be a number of seconds up to {MAX_SECONDS:.0f}, not {text!r}: "
+            "runs have no time limit",
+        )
+    return (seconds, ()) if seconds > 0 else (None, ())
+
+
+def _seconds(environ: Mapping[str, str], variable: str, default: float) -> float:
+    text = environ.get(variable, "").strip()
+    if not text:
+        return default
+    seconds = _number(text)
+    if seconds is None or not 0 <= seconds <= MAX_SECONDS:
+        raise ConfigError(
+            f"{variable} must be a number of seconds from 0 to {MAX_SECONDS:.0f}, not {text!r}"
+        )
+    return seconds
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _variable_whole(
+    environ: Mapping[str, str], variable: str, default: int, low: int, high: int
+) -> int:
+    text = environ.get(variable, "").strip()
+    return _whole(variable, text, low, high) if text else default
+
+
+def _whole(name: str, text: str, low: int, high: int) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = None
+    if number is None or not low <= number <= high:
+        raise ConfigError(f"{name} must be a whole number from {low} to {high}, not {text!r}")
+    return number
+
+
+def _choice(
+    environ: Mapping[str, str], variable: str, default: str, choices: tuple[str, ...]
+) -> str:
+    text = environ.get(variable, "").strip().upper() or default
+    if text not in choices:
+        raise ConfigError(f"{variable} must be one of {', '.join(choices)}, not {text!r}")
+    return text

@@ -1,0 +1,158 @@
+"""One connection, from accept to close.
+
+The rule this file guards: the connection is one nursery. The peer leaving, a
+write that does not finish in time, a deadline and our own closing are all the
+same thing, a cancel of that nursery; and what a request started ends with it.
+"""
+
+import socket
+import struct
+from dataclasses import dataclass
+
+import trio
+from hypercorn.config import Config as HypercornConfig
+from hypercorn.trio.task_group import TaskGroup
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import AppWrapper
+from hypercorn.utils import parse_socket_addr
+
+from codex_serve.http1 import Endpoints, Http1, Link
+
+RECEIVE_BYTES = 65_536
+LINGER_S = 5.0
+"""How long a closed connection still takes in what the peer is sending.
+
+Closing at once would answer those bytes with a reset, and a reset makes the
+peer lose the response that it has not read yet, such as the 413 that says why.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long a connection waits, in seconds.
+
+    Attributes:
+      write_timeout_s: for one write to be taken by the peer's machine.
+      head_timeout_s: from the accept, or the end of an exchange, until the
+        head of the next request is whole.
+    """
+
+    write_timeout_s: float
+    head_timeout_s: float
+
+
+class Connection:
+    """Serves HTTP on an accepted stream. Owns the stream."""
+
+    def __init__(
+        self,
+        stream: trio.SocketStream,
+        app: AppWrapper,
+        config: HypercornConfig,
+        context: WorkerContext,
+        limits: Limits,
+    ) -> None:
+        self._stream = stream
+        self._app = app
+        self._config = config
+        self._context = context
+        self._limits = limits
+        self._scope = trio.CancelScope()
+        self._sending = trio.Lock()
+        self._reset = False
+        self._idle = True
+
+    def __repr__(self) -> str:
+        return f"<Connection {'idle' if self._idle else 'busy'}>"
+
+    async def run(self) -> None:
+        """Serve until either side closes, then close.
+
+        Raises:
+          ExceptionGroup: what went wrong in here; the stream is closed.
+
+        Cancellation:
+          Ends what the connection's requests started, then resets it.
+        """
+        try:
+            with self._scope:
+                async with TaskGroup() as task_group:
+                    http = Http1(
+                        self._app,
+                        self._config,
+                        self._context,
+                        task_group,
+                        self._endpoints(),
+                        Link(self._send, self._set_idle, self._hang_up),
+                    )
+                    self._set_idle(True)
+                    await self._receive(http)
+                    self._scope.cancel()
+            if not self._reset:
+                await self._linger()
+        except OSError:
+            pass  # the peer was gone before its address could be asked for
+        finally:
+            if self._reset:
+                self._set_reset_on_close()
+            await trio.aclose_forcefully(self._stream)
+
+    def close_if_idle(self) -> None:
+        """Close now if no request is being answered; else once it has been."""
+        if self._idle:
+            self._scope.cancel()
+
+    def _endpoints(self) -> Endpoints:
+        sock = self._stream.socket
+        return Endpoints(
+            tls=False,
+            client=parse_socket_addr(sock.family, sock.getpeername()),
+            server=parse_socket_addr(sock.family, sock.getsockname()),
+        )
+
+    async def _receive(self, http: Http1) -> None:
+        """Feed what comes to ``http`` until the peer leaves."""
+        while True:
+            try:
+                data = await self._stream.receive_some(RECEIVE_BYTES)
+            except trio.BrokenResourceError:
+                return
+            if not data:
+                return
+            await http.receive(bytes(data))
+
+    async def _send(self, data: bytes) -> None:
+        """Write ``data``; where that fails or takes too long, the connection ends."""
+        async with self._sending:
+            try:
+                with trio.fail_after(self._limits.write_timeout_s):
+                    await self._stream.send_all(data)
+                return
+            except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+                self._hang_up(reset=True)
+        await trio.lowlevel.checkpoint()  # raises Cancelled
+
+    def _set_idle(self, idle: bool) -> None:
+        self._idle = idle
+        self._scope.deadline = (
+            trio.current_time() + self._limits.head_timeout_s if idle else float("inf")
+        )
+
+    def _hang_up(self, reset: bool) -> None:
+        self._reset = reset
+        self._scope.cancel()
+
+    async def _linger(self) -> None:
+        """Say that no more comes, and let the peer finish reading."""
+        with trio.move_on_after(LINGER_S):
+            try:
+                await self._stream.send_eof()
+                while await self._stream.receive_some(RECEIVE_BYTES):
+                    pass
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                pass
+
+    def _set_reset_on_close(self) -> None:
+        """Make the close a reset, which also drops what was never taken."""
+        linger = struct.pack("ii", 1, 0)
+        self._stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)

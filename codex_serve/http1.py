@@ -1,0 +1,236 @@
+"""HTTP/1.1 on one connection: h11 reads and writes it, hypercorn's
+``HTTPStream`` makes ASGI of it.
+
+The rule this file guards: whatever the peer sends, it gets an answer of ours
+or a closed connection, and reading never stops while a response runs, so that
+a peer that leaves is noticed at once. hypercorn's own ``H11Protocol`` does
+neither: it switches to HTTP/2 and to websockets when told to, and bytes that
+follow a request make it stop reading.
+"""
+
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+
+import h11
+from hypercorn.config import Config as HypercornConfig
+from hypercorn.protocol.events import Body, EndBody, Event, Request, Response, StreamClosed
+from hypercorn.protocol.http_stream import HTTPStream
+from hypercorn.trio.task_group import TaskGroup
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import AppWrapper, ConnectionState
+
+from codex_serve.events import encode_error
+
+MAX_HEAD_BYTES = 16_384
+"""The most that a request line and its headers may take."""
+
+MAX_PIPELINED_BYTES = 65_536
+"""The most that may wait behind the request being answered."""
+
+_STREAM_ID = 1  # hypercorn's events carry HTTP/2's; HTTP/1.1 has one at a time
+_ABSOLUTE_FORM = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What HTTP asks of the connection that carries it.
+
+    Attributes:
+      send: writes bytes; does not return unless they went out.
+      set_idle: told ``False`` when a request's head has come, ``True`` when
+        its exchange is over and the next may come.
+      hang_up: closes the connection; with ``True`` so that the peer cannot
+        take what it got for a whole response.
+    """
+
+    send: Callable[[bytes], Awaitable[None]]
+    set_idle: Callable[[bool], None]
+    hang_up: Callable[[bool], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """Who talks to whom, as ASGI's scope tells it."""
+
+    tls: bool
+    client: tuple[str, int] | None
+    server: tuple[str, int] | None
+
+
+class Http1:
+    """The exchanges of one connection, one after the other."""
+
+    def __init__(
+        self,
+        app: AppWrapper,
+        config: HypercornConfig,
+        context: WorkerContext,
+        task_group: TaskGroup,
+        endpoints: Endpoints,
+        link: Link,
+    ) -> None:
+        self._app = app
+        self._config = config
+        self._context = context
+        self._task_group = task_group
+        self._endpoints = endpoints
+        self._link = link
+        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
+        self._stream: HTTPStream | None = None
+        self._advancing = False
+        self._held = b""
+
+    def __repr__(self) -> str:
+        return f"<Http1 {self._h11.their_state} → {self._h11.our_state}>"
+
+    async def receive(self, data: bytes) -> None:
+        """Take in what the peer sent and act on all of it that can be acted on.
+
+        Waits for the application to take in a body, never for its response.
+        """
+        self._h11.receive_data(data)
+        await self._advance()
+        if self._responding and len(self._h11.trailing_data[0]) > MAX_PIPELINED_BYTES:
+            self._link.hang_up(True)
+
+    @property
+    def _responding(self) -> bool:
+        """Whether the request has come in whole and its response has not gone out."""
+        return self._stream is not None and self._h11.their_state is not h11.SEND_BODY
+
+    async def _advance(self) -> None:
+        if self._advancing:
+            return  # that call sees what is new: between its last look and its end it does not wait
+        self._advancing = True
+        try:
+            while True:
+                event = self._h11.next_event()
+                match event:
+                    case h11.Request():
+                        await self._open(event)
+                    case h11.Data():
+                        await self._put(Body(stream_id=_STREAM_ID, data=bytes(event.data)))
+                    case h11.EndOfMessage():
+                        await self._put(EndBody(stream_id=_STREAM_ID))
+                    case _:  # nothing more for now
+                        return
+        except h11.RemoteProtocolError as error:
+            await self._refuse(error.error_status_hint, f"The request is not valid HTTP: {error}.")
+        finally:
+            self._advancing = False
+
+    async def _put(self, event: Event) -> None:
+        if self._stream is not None:
+            await self._stream.handle(event)
+
+    async def _open(self, request: h11.Request) -> None:
+        """Start the application on a request."""
+        self._link.set_idle(False)
+        if request.http_version not in (b"1.0", b"1.1"):
+            await self._refuse(505, "This server speaks HTTP/1.1 and HTTP/1.0.")
+            return
+        path = _ABSOLUTE_FORM.sub(b"", request.target, count=1)
+        if not path.startswith(b"/"):
+            await self._refuse(400, "The request's target must be a path.")
+            return
+        names = [name for name, _ in request.headers]
+        if b"content-length" in names and b"transfer-encoding" in names:
+            # Two lengths: a proxy may have gone by the other one (RFC 9112, 6.1).
+            await self._refuse(
+                400, "The request must have Content-Length or Transfer-Encoding, not both."
+            )
+            return
+        if self._h11.they_are_waiting_for_100_continue:
+            await self._send(h11.InformationalResponse(status_code=100, headers=[]))
+        self._stream = HTTPStream(
+            self._app,
+            self._config,
+            self._context,
+            self._task_group,
+            self._endpoints.tls,
+            self._endpoints.client,
+            self._endpoints.server,
+            self._send_event,
+            _STREAM_ID,
+        )
+        await self._stream.handle(
+            Request(
+                stream_id=_STREAM_ID,
+                headers=list(request.headers),
+                http_version=request.http_version.decode(),
+                method=request.method.decode("ascii"),
+                raw_path=path,
+                state=ConnectionState({}),
+            )
+        )
+
+    async def _send_event(self, event: Event) -> None:
+        """Put one of the application's events on the wire."""
+        match event:
+            case Response():
+                headers = [*event.headers, *self._config.response_headers("h11")]
+                await self._send(_response(event.status_code, headers))
+            case Body():
+                await self._send(h11.Data(data=event.data))
+            case EndBody():
+                await self._send(h11.EndOfMessage())
+            case StreamClosed():
+                self._finish_exchange()
+
+    async def _send(
+        self, event: h11.Response | h11.InformationalResponse | h11.Data | h11.EndOfMessage
+    ) -> None:
+        data = self._held + (self._h11.send(event) or b"")
+        if isinstance(event, h11.Response) and _has_length(event):
+            self._held = data  # the body follows at once: one packet for both
+            return
+        self._held = b""
+        if data:
+            await self._link.send(data)
+
+    def _finish_exchange(self) -> None:
+        """End the exchange; take the next one or hang up."""
+        if self._stream is not None:
+            self._stream.closed = True  # the application's task may still say that it ended
+            self._stream = None
+        whole = self._h11.our_state is not h11.SEND_BODY
+        if (
+            self._h11.our_state is h11.DONE
+            and self._h11.their_state is h11.DONE
+            and not self._context.terminated.is_set()
+        ):
+            self._h11.start_next_cycle()
+            self._link.set_idle(True)
+            if self._h11.trailing_data[0]:
+                self._task_group.spawn(self._advance)
+        else:
+            self._link.hang_up(not whole)
+
+    async def _refuse(self, status: int, detail: str) -> None:
+        """Answer what never reached the application, and hang up."""
+        whole = self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE)
+        if whole:
+            code = HTTPStatus(status).phrase.lower().replace(" ", "_")
+            body = encode_error(code, detail)
+            headers = [
+                (b"content-type", b"application/json"),
+                (b"content-length", b"%d" % len(body)),
+                (b"connection", b"close"),
+                *self._config.response_headers("h11"),
+            ]
+            await self._send(_response(status, headers))
+            await self._send(h11.Data(data=body))
+            await self._send(h11.EndOfMessage())
+        self._link.hang_up(not whole)
+
+
+def _response(status: int, headers: list[tuple[bytes, bytes]]) -> h11.Response:
+    return h11.Response(
+        status_code=status, reason=HTTPStatus(status).phrase.encode(), headers=headers
+    )
+
+
+def _has_length(response: h11.Response) -> bool:
+    return any(name == b"content-length" for name, _ in response.headers)

@@ -1,0 +1,163 @@
+"""The pipes between the server and a command's three standard streams.
+
+The rule this file guards: everything written into an output pipe before the
+command was gone is read, and nothing waits on a pipe after that, whoever still
+holds its other end.
+"""
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import trio
+
+
+class OutputPipe:
+    """The reading end of one output stream. Owns its descriptor."""
+
+    def __init__(self, fd: int) -> None:
+        os.set_blocking(fd, False)
+        self._fd = fd
+        self._finished = False
+
+    def __repr__(self) -> str:
+        return f"<OutputPipe fd={self._fd}{' finished' if self._finished else ''}>"
+
+    async def receive(self, max_bytes: int) -> bytes:
+        """Wait for output and return all that is ready, up to ``max_bytes``.
+
+        Returns:
+          ``b""`` at the end: when every writer has closed the pipe or, after
+          ``finish``, when it is empty.
+
+        Cancellation:
+          Nothing is lost: bytes that were not returned stay in the pipe.
+        """
+        while True:
+            try:
+                return os.read(self._fd, max_bytes)
+            except BlockingIOError:
+                if self._finished:
+                    return b""
+            with suppress(trio.ClosedResourceError):  # finish() woke us: one more look
+                await trio.lowlevel.wait_readable(self._fd)
+
+    def finish(self) -> None:
+        """Say that the command is gone: what is in the pipe now is all there is.
+
+        A process that is not the run's may still hold the writing end; without
+        this the reader would wait for it.
+        """
+        self._finished = True
+        trio.lowlevel.notify_closing(self._fd)
+
+    def close(self) -> None:
+        """Close the descriptor. Nobody may be waiting in ``receive``."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class InputPipe:
+    """The writing end of the command's standard input. Owns its descriptor."""
+
+    def __init__(self, fd: int) -> None:
+        os.set_blocking(fd, False)
+        self._fd = fd
+
+    def __repr__(self) -> str:
+        return f"<InputPipe fd={self._fd}>"
+
+    async def send_all(self, data: memoryview) -> None:
+        """Write ``data``, then close, so that the command sees the end.
+
+        A command that does not read its input is no error: the rest is dropped.
+        """
+        try:
+            while data:
+                try:
+                    data = data[os.write(self._fd, data) :]
+                except BlockingIOError:
+                    await trio.lowlevel.wait_writable(self._fd)
+        except BrokenPipeError:
+            pass
+        finally:
+            self.close()
+
+    def send_at_once(self, data: memoryview) -> memoryview:
+        """Write what the pipe takes without waiting; close when that is all.
+
+        Called before the command exists, it spares a small prompt its task.
+
+        Returns:
+          What is left for ``send_all``; empty when the pipe has been closed.
+        """
+        if data:
+            data = data[os.write(self._fd, data) :]
+        if not data:
+            self.close()
+        return data
+
+    def close(self) -> None:
+        """Close the descriptor. Nobody may be waiting in ``send_all``."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+@dataclass(slots=True)
+class Stdio:
+    """The pipes of one run: our ends, and the command's as plain descriptors.
+
+    As a context manager it closes whatever is still open.
+    """
+
+    stdin: InputPipe
+    stdout: OutputPipe
+    stderr: OutputPipe
+    child_fds: tuple[int, ...]
+
+    @classmethod
+    def open(cls) -> Self:
+        """Make three pipes.
+
+        Raises:
+          OSError: no descriptors are left; nothing stays open.
+        """
+        fds: list[int] = []
+        try:
+            for _ in range(3):
+                fds.extend(os.pipe2(os.O_CLOEXEC) if hasattr(os, "pipe2") else os.pipe())
+            # The kernel gives a pipe 64 KiB, which is one event.
+            return cls(
+                stdin=InputPipe(fds[1]),
+                stdout=OutputPipe(fds[2]),
+                stderr=OutputPipe(fds[4]),
+                child_fds=(fds[0], fds[3], fds[5]),
+            )
+        except BaseException:
+            for fd in fds:
+                os.close(fd)
+            raise
+
+    def close_child_fds(self) -> None:
+        """Close our copies of the command's ends, once the command has its own."""
+        for fd in self.child_fds:
+            os.close(fd)
+        self.child_fds = ()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close_child_fds()
+        self.stdin.close()
+        self.stdout.close()
+        self.stderr.close()

@@ -1,0 +1,147 @@
+"""One run, from its request to its last event.
+
+The rule this file guards: a stream ends with exactly one ``exit`` event, sent
+when the command and everything it started are gone; where that cannot be kept
+an exception leaves, and the edge cuts the stream visibly.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import trio
+
+from codex_serve.errors import ChildLostError, LaunchError
+from codex_serve.events import Event, Exit, Stderr, Stdout, TextDecoder, encode_events
+from codex_serve.launchers import Launch, Launcher
+from codex_serve.model import RunRequest
+from codex_serve.pipes import OutputPipe, Stdio
+from codex_serve.registry import Registry, Run, StopReason
+from codex_serve.supervision import Starter
+
+logger = logging.getLogger(__name__)
+
+LOST = 125
+"""The exit code when the server cannot tell the command's own: the number that
+``docker run``, ``env`` and ``timeout`` give for a failure of their own."""
+
+EventSender = trio.MemorySendChannel[bytes]
+"""Takes NDJSON lines; its size is zero, so a slow reader holds the pipes back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """What all runs of a server share."""
+
+    launcher: Launcher
+    start: Starter
+    registry: Registry
+    timeout_s: float | None
+
+    async def run(self, request: RunRequest, events: EventSender) -> None:
+        """Run one request to its end, reporting all it does on ``events``.
+
+        Args:
+          request: checked, its CLI on the list.
+          events: closed by us on every path, so that the reader's loop ends.
+
+        Cancellation:
+          Ends the command at once: SIGTERM to all it started, the grace,
+          SIGKILL. Returns only when they are gone. Sends nothing more.
+        """
+        async with events:
+            with self.registry.admit(request.cli, self.timeout_s) as run:
+                launch = self.launcher(request)
+                try:
+                    status = await _supervise(
+                        run, launch, self.start, request.stdin.encode(), events
+                    )
+                    last = _last_events(run, status)
+                except LaunchError as error:
+                    last = (Stderr(f"{error.reason}\n"), Exit(error.exit_code))
+                except ChildLostError as error:
+                    last = (Stderr(f"{error}\n"), Exit(LOST))
+            _log(run, last)
+            await events.send(encode_events(*last))
+
+
+async def _supervise(
+    run: Run, launch: Launch, start: Starter, prompt: bytes, events: EventSender
+) -> int | None:
+    """Start the command, stream its output, and see it gone.
+
+    Returns:
+      Its exit code or minus its signal; ``None`` when ``run.limit`` ended it.
+    """
+    status: int | None = None
+    failure: LaunchError | ChildLostError | None = None
+    with _open_stdio() as stdio:
+        unsent = stdio.stdin.send_at_once(memoryview(prompt))
+        async with start(launch, stdio.child_fds, run.seconds_left) as child:
+            stdio.close_child_fds()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_pump, stdio.stdout, Stdout, events)
+                nursery.start_soon(_pump, stdio.stderr, Stderr, events)
+                feeding = trio.CancelScope()
+                if unsent:
+                    nursery.start_soon(_feed, stdio, unsent, feeding)
+                try:
+                    with run.limit:
+                        status = await child.wait()
+                    if run.limit.cancelled_caught:
+                        await child.end()
+                except (LaunchError, ChildLostError) as error:
+                    failure = error  # raised outside the nursery, to leave unwrapped
+                feeding.cancel()
+                stdio.stdout.finish()
+                stdio.stderr.finish()
+    if failure is not None:
+        raise failure
+    return status
+
+
+def _open_stdio() -> Stdio:
+    try:
+        return Stdio.open()
+    except OSError as error:
+        raise LaunchError(LOST, f"The server cannot start a command: {error.strerror}.") from error
+
+
+async def _pump(
+    pipe: OutputPipe, event: Callable[[str], Stdout | Stderr], events: EventSender
+) -> None:
+    """Send what comes out of ``pipe`` until its end, all that is ready at once."""
+    decoder = TextDecoder()
+    while data := await pipe.receive(decoder.room):
+        if text := decoder.decode(data):
+            await events.send(encode_events(event(text)))
+    if text := decoder.finish():
+        await events.send(encode_events(event(text)))
+
+
+async def _feed(stdio: Stdio, prompt: memoryview, scope: trio.CancelScope) -> None:
+    with scope:
+        await stdio.stdin.send_all(prompt)
+
+
+def _last_events(run: Run, status: int | None) -> tuple[Event, ...]:
+    match run.stop_reason:
+        case StopReason.TIMED_OUT:
+            limit = f"{run.timeout_s:.15g}"
+            words = f"Request timed out while waiting for CLI response ({limit}s)."
+            return Stderr(words), Exit(StopReason.TIMED_OUT.value)
+        case StopReason.SHUTTING_DOWN:
+            words = "The server is stopping: it ended this run."
+            return Stderr(words), Exit(StopReason.SHUTTING_DOWN.value)
+        case None:
+            assert status is not None  # only the limit leaves it unknown
+            return (Exit(status if status >= 0 else 128 - status),)
+
+
+def _log(run: Run, last: tuple[Event, ...]) -> None:
+    """One line a run: the command's name, its end, its time; never its words."""
+    exit_event = last[-1]
+    assert isinstance(exit_event, Exit)
+    reason = run.stop_reason.name.lower() if run.stop_reason else "exited"
+    seconds = trio.current_time() - run.started_at
+    logger.info("run of %s %s with %d after %.3f s", run.cli, reason, exit_event.code, seconds)

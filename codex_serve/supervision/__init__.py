@@ -1,0 +1,42 @@
+"""Starting a command so that nothing of it outlives its run."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from codex_serve.launchers import Launch
+
+
+class Child(Protocol):
+    """A started command and everything it has started in turn."""
+
+    async def wait(self) -> int:
+        """Wait until the command has exited and what it left behind is gone.
+
+        Returns:
+          Its exit code, or ``-n`` when signal n ended it.
+
+        Raises:
+          LaunchError: it could not be executed.
+          ChildLostError: its watcher is gone; so is the command.
+
+        Cancellation:
+          Only stops the waiting.
+        """
+        ...
+
+    async def end(self) -> None:
+        """End the command and what it started: SIGTERM, the grace, SIGKILL.
+
+        Returns once they are gone. Does nothing where they are gone already.
+        """
+        ...
+
+
+Starter = Callable[[Launch, tuple[int, ...], float], AbstractAsyncContextManager[Child]]
+"""Starts a launch on three descriptors for its stdin, stdout and stderr.
+
+The number is the most seconds that it may run. Leaving the context, also by a
+cancel, ends the child: see ``Child.end``. Entering raises ``LaunchError``
+where the command could not be executed and that is known at once.
+"""
