@@ -31,7 +31,7 @@ def create_app(config: Config, runner: Runner) -> QuartTrio:
     app.config["MAX_CONTENT_LENGTH"] = config.max_request_bytes
     app.config["BODY_TIMEOUT"] = BODY_TIMEOUT_S
     app.config["RESPONSE_TIMEOUT"] = None  # Quart's 60 s would cut a stream silently
-    app.url_map.merge_slashes = False  # its answer to //run would be a redirect
+    app.url_map.merge_slashes = False  # it answers with redirects, which the plugin cannot follow
 
     async def run() -> Response:
         if request.mimetype != "application/json":
@@ -63,10 +63,10 @@ def create_app(config: Config, runner: Runner) -> QuartTrio:
     async def clis() -> Response:
         return _json({"clis": config.clis, "count": len(config.clis)})
 
-    for base in ("", "/"):  # a base URL that ends in a slash gives //run
-        app.add_url_rule(f"{base}/run", f"{base}run", run, methods=["POST"])
-        app.add_url_rule(f"{base}/models", f"{base}models", models)
-        app.add_url_rule(f"{base}/clis", f"{base}clis", clis)
+    # //run, which a base URL that ends in a slash gives, arrives here as /run.
+    app.add_url_rule("/run", "run", run, methods=["POST"])
+    app.add_url_rule("/models", "models", models)
+    app.add_url_rule("/clis", "clis", clis)
 
     app.register_error_handler(ApiError, _refuse)
     app.register_error_handler(HTTPException, _refuse_http)

@@ -141,7 +141,7 @@ def _whole(name: str, text: str, low: int, high: int) -> int:
 def _choice(
     environ: Mapping[str, str], variable: str, default: str, choices: tuple[str, ...]
 ) -> str:
-    text = environ.get(variable, "").strip().upper() or default
-    if text not in choices:
+    text = environ.get(variable, "").strip() or default
+    if text.upper() not in choices:
         raise ConfigError(f"{variable} must be one of {', '.join(choices)}, not {text!r}")
-    return text
+    return text.upper()

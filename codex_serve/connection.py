@@ -16,11 +16,11 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper
 from hypercorn.utils import parse_socket_addr
 
-from codex_serve.http1 import Endpoints, Http1, Link
+from codex_serve.http1 import Closing, Endpoints, Http1, Link
 
 RECEIVE_BYTES = 65_536
 LINGER_S = 5.0
-"""How long a closed connection still takes in what the peer is sending.
+"""How long a connection that closes ``LINGERING`` takes in what the peer sends.
 
 Closing at once would answer those bytes with a reset, and a reset makes the
 peer lose the response that it has not read yet, such as the 413 that says why.
@@ -59,7 +59,7 @@ class Connection:
         self._limits = limits
         self._scope = trio.CancelScope()
         self._sending = trio.Lock()
-        self._reset = False
+        self._closing = Closing.AT_ONCE
         self._idle = True
 
     def __repr__(self) -> str:
@@ -88,12 +88,12 @@ class Connection:
                     self._set_idle(True)
                     await self._receive(http)
                     self._scope.cancel()
-            if not self._reset:
+            if self._closing is Closing.LINGERING:
                 await self._linger()
         except OSError:
             pass  # the peer was gone before its address could be asked for
         finally:
-            if self._reset:
+            if self._closing is Closing.RESET:
                 self._set_reset_on_close()
             await trio.aclose_forcefully(self._stream)
 
@@ -129,7 +129,7 @@ class Connection:
                     await self._stream.send_all(data)
                 return
             except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
-                self._hang_up(reset=True)
+                self._hang_up(Closing.RESET)
         await trio.lowlevel.checkpoint()  # raises Cancelled
 
     def _set_idle(self, idle: bool) -> None:
@@ -138,8 +138,8 @@ class Connection:
             trio.current_time() + self._limits.head_timeout_s if idle else float("inf")
         )
 
-    def _hang_up(self, reset: bool) -> None:
-        self._reset = reset
+    def _hang_up(self, closing: Closing) -> None:
+        self._closing = closing
         self._scope.cancel()
 
     async def _linger(self) -> None:

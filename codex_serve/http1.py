@@ -11,6 +11,7 @@ follow a request make it stop reading.
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from enum import Enum, auto
 from http import HTTPStatus
 
 import h11
@@ -33,6 +34,17 @@ _STREAM_ID = 1  # hypercorn's events carry HTTP/2's; HTTP/1.1 has one at a time
 _ABSOLUTE_FORM = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
 
 
+class Closing(Enum):
+    """How a connection is closed."""
+
+    AT_ONCE = auto()
+    """All that was asked for has been said and heard."""
+    LINGERING = auto()
+    """The peer may still be sending and must not lose the answer over it."""
+    RESET = auto()
+    """The response is incomplete, and the peer must not take it for a whole one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Link:
     """What HTTP asks of the connection that carries it.
@@ -41,13 +53,12 @@ class Link:
       send: writes bytes; does not return unless they went out.
       set_idle: told ``False`` when a request's head has come, ``True`` when
         its exchange is over and the next may come.
-      hang_up: closes the connection; with ``True`` so that the peer cannot
-        take what it got for a whole response.
+      hang_up: closes the connection, and cancels whatever serves it.
     """
 
     send: Callable[[bytes], Awaitable[None]]
     set_idle: Callable[[bool], None]
-    hang_up: Callable[[bool], None]
+    hang_up: Callable[[Closing], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +104,7 @@ class Http1:
         self._h11.receive_data(data)
         await self._advance()
         if self._responding and len(self._h11.trailing_data[0]) > MAX_PIPELINED_BYTES:
-            self._link.hang_up(True)
+            self._link.hang_up(Closing.RESET)
 
     @property
     def _responding(self) -> bool:
@@ -195,18 +206,18 @@ class Http1:
         if self._stream is not None:
             self._stream.closed = True  # the application's task may still say that it ended
             self._stream = None
-        whole = self._h11.our_state is not h11.SEND_BODY
-        if (
-            self._h11.our_state is h11.DONE
-            and self._h11.their_state is h11.DONE
-            and not self._context.terminated.is_set()
-        ):
+        ours, theirs = self._h11.our_state, self._h11.their_state
+        if ours is h11.SEND_BODY:
+            self._link.hang_up(Closing.RESET)
+        elif theirs is h11.SEND_BODY:
+            self._link.hang_up(Closing.LINGERING)
+        elif ours is h11.MUST_CLOSE or self._context.terminated.is_set():
+            self._link.hang_up(Closing.AT_ONCE)
+        else:
             self._h11.start_next_cycle()
             self._link.set_idle(True)
             if self._h11.trailing_data[0]:
                 self._task_group.spawn(self._advance)
-        else:
-            self._link.hang_up(not whole)
 
     async def _refuse(self, status: int, detail: str) -> None:
         """Answer what never reached the application, and hang up."""
@@ -223,7 +234,7 @@ class Http1:
             await self._send(_response(status, headers))
             await self._send(h11.Data(data=body))
             await self._send(h11.EndOfMessage())
-        self._link.hang_up(not whole)
+        self._link.hang_up(Closing.LINGERING if whole else Closing.RESET)
 
 
 def _response(status: int, headers: list[tuple[bytes, bytes]]) -> h11.Response:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
 import pytest
+
 from serving import Server
 
 StartServer = Callable[..., Server]

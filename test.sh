@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# Sets up what it needs, then checks style and types and runs all tests.
+#
+#   TEST_ENVS     where the environments are kept (default .venv-test)
+#   REQUIRE_E2E   1: a machine on which the real CLIs cannot be installed fails
+#
+# Arguments go to pytest, and then style and types are left out.
+set -euo pipefail
+cd "$(dirname "$0")"
+envs=${TEST_ENVS:-.venv-test}
+mkdir -p "$envs"
+envs=$(cd "$envs" && pwd)
+
+# Prints a command that runs Python $1, from PATH or from pyenv.
+find_python() {
+  local candidate
+  for candidate in "python$1" "$(pyenv prefix "$(pyenv latest "$1" 2>/dev/null)" 2>/dev/null)/bin/python" python3; do
+    if [ "$("$candidate" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" = "$1" ]; then
+      command -v "$candidate"
+      return
+    fi
+  done
+  return 1
+}
+
+# Makes the environment $1 with Python $2, unless it has what is locked already.
+make_env() {
+  cmp -s requirements-dev.txt "$1/installed.txt" && return
+  rm -rf "$1"
+  "$2" -m venv "$1"
+  "$1/bin/pip" install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+  cp requirements-dev.txt "$1/installed.txt"
+}
+
+# Installs the real CLIs for the end-to-end tests and points the tests at them.
+install_clis() {
+  if ! command -v npm >/dev/null; then
+    echo "test.sh: no npm here: the end-to-end tests with the real CLIs are SKIPPED" >&2
+    return
+  fi
+  local folder=$envs/e2e
+  if ! cmp -s tests/e2e/package-lock.json "$folder/installed.json"; then
+    rm -rf "$folder" && mkdir "$folder"
+    cp tests/e2e/package.json tests/e2e/package-lock.json tests/e2e/.npmrc "$folder"
+    (cd "$folder" && npm ci --silent)
+    cp tests/e2e/package-lock.json "$folder/installed.json"
+  fi
+  export CODEX_E2E_NODE_MODULES=$folder/node_modules
+}
+
+install_clis
+tested=
+for version in 3.11 3.12 3.13; do
+  python=$(find_python "$version") || continue
+  # The floor and the newest are enough; 3.12 is for machines that have neither.
+  if [ "$version" = 3.12 ] && { [ -n "$tested" ] || find_python 3.13 >/dev/null; }; then continue; fi
+  env=$envs/$version
+  make_env "$env" "$python"
+  if [ -z "$tested" ] && [ $# = 0 ]; then
+    "$env/bin/ruff" format --check .
+    "$env/bin/ruff" check .
+    "$env/bin/mypy"
+  fi
+  echo "== tests under Python $version"
+  "$env/bin/python" -m pytest "$@"
+  tested+=" $version"
+done
+if [ -z "$tested" ]; then
+  echo "test.sh: Python 3.11 or later is needed, with its venv module" >&2
+  exit 1
+fi
+echo "== passed under Python$tested"

@@ -1,0 +1,121 @@
+"""The real codex, run by the real server: a prompt goes in, the model's answer comes out.
+
+Everything is real but the model. codex and its Node come from npm, each at one exact version
+(``package.json``); ``test.sh`` installs them and names the folder in ``CODEX_E2E_NODE_MODULES``.
+"""
+
+import os
+import secrets
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model_stand_in import ModelStandIn, answer_to
+from serving import Server, exit_code, text_of
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+StartServer = Callable[..., Server]
+
+CONFIG = """\
+model_provider = "litellm"
+check_for_update_on_startup = false
+
+[analytics]
+enabled = false
+
+[feedback]
+enabled = false
+
+[features]
+plugins = false
+apps = false
+remote_plugin = false
+# With this one on, codex tries for ever to reach a model that is down.
+unbounded_connection_retries = false
+
+[model_providers.litellm]
+name = "LiteLLM"
+base_url = "{base_url}"
+env_key = "LITELLM_API_KEY"
+wire_api = "responses"
+request_max_retries = 2
+stream_max_retries = 2
+"""
+
+
+@pytest.fixture
+def node_modules() -> Path:
+    """The folder that ``npm ci`` filled. Without one the test is skipped, or fails if required."""
+    folder = os.environ.get("CODEX_E2E_NODE_MODULES")
+    if not folder:
+        reason = "CODEX_E2E_NODE_MODULES is unset: it names the node_modules with the real codex"
+        if os.environ.get("REQUIRE_E2E") == "1":
+            pytest.fail(f"{reason}, and REQUIRE_E2E=1 wants this test to run")
+        pytest.skip(reason)
+    return Path(folder)
+
+
+def environment_for(home: Path, node_modules: Path, base_url: str) -> dict[str, str]:
+    """Give codex a home of its own, and return the environment of a server that runs it there.
+
+    Neither the user's files nor the user's settings have a part in the test: both homes are
+    below ``home``, and the way to the model goes through no proxy.
+    """
+    codex_home = home / ".codex"
+    codex_home.mkdir()
+    (codex_home / "config.toml").write_text(CONFIG.format(base_url=base_url), encoding="utf-8")
+    # codex starts with "#!/usr/bin/env node", so the pinned Node has to come first on PATH too.
+    # npm before 11 puts no link to it into .bin, because two packages of the lock file claim it.
+    folders = [node_modules / ".bin", *node_modules.glob("node-linux-*/bin")]
+    # npm leaves out in silence what fails to arrive or has no build for this platform. A codex or
+    # Node from further down PATH would then be tested in place of the pinned one.
+    for program in ("codex", "node"):
+        assert any((folder / program).is_file() for folder in folders), f"npm left out {program}"
+    path = os.pathsep.join([*map(str, folders), os.environ.get("PATH", os.defpath)])
+    return {
+        "CLI_LIST": "codex",
+        "HOME": str(home),
+        "CODEX_HOME": str(codex_home),
+        "PATH": path,
+        "LITELLM_API_KEY": "any-key-will-do",
+        "NO_PROXY": "127.0.0.1",
+    }
+
+
+def codex_run(prompt: str) -> dict[str, Any]:
+    return {"cli": "codex", "args": ["exec", "--skip-git-repo-check", "-"], "stdin": prompt}
+
+
+def test_the_prompt_reaches_the_model_and_its_answer_comes_back(
+    start_server: StartServer, node_modules: Path, tmp_path: Path
+) -> None:
+    prompt = f"Grüße aus Zürich: repeat nonce-{secrets.token_hex(8)}\nand nothing else.\n"
+    with ModelStandIn() as model:
+        server = start_server(env=environment_for(tmp_path, node_modules, model.base_url))
+        status, events = server.post_run(codex_run(prompt))
+
+    assert status == 200
+    assert exit_code(events) == 0, text_of(events, "stderr")
+    # The plugin shows stdout as the answer, so the answer is all that may be there.
+    assert text_of(events, "stdout").strip() == answer_to(prompt)
+    assert model.prompts == [prompt]
+
+
+def test_a_model_that_is_down_ends_the_run_with_a_reason(
+    start_server: StartServer, node_modules: Path, tmp_path: Path
+) -> None:
+    with socket.socket() as down:
+        # Bound but not listening: it refuses, and nobody else can be given the port meanwhile.
+        down.bind(("127.0.0.1", 0))
+        base_url = f"http://127.0.0.1:{down.getsockname()[1]}/v1"
+        server = start_server(env=environment_for(tmp_path, node_modules, base_url))
+        status, events = server.post_run(codex_run("Is anybody there?"))
+
+    assert status == 200
+    assert exit_code(events) == 1
+    assert text_of(events, "stdout") == ""
+    assert "Connection failed" in text_of(events, "stderr")

@@ -1,0 +1,43 @@
+"""Looking at processes from outside."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+TIMEOUT_S = 30
+
+
+def state(pid: int) -> str | None:
+    """The kernel's letter for what ``pid`` does, ``None`` when there is no such process."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return stat.rpartition(")")[2].split()[0]
+
+
+def alive(pid: int) -> bool:
+    return state(pid) not in (None, "Z", "X")
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Poll for something that happens outside of this process."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < deadline, f"never came: {what}"
+        time.sleep(0.005)
+
+
+def wait_gone(pid: int) -> None:
+    wait_until(lambda: not alive(pid), f"the end of process {pid}")
+
+
+def memory_bytes(pid: int) -> int:
+    """Resident memory of ``pid``."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def open_fds(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))

@@ -1,0 +1,112 @@
+"""The command: what it says and how it ends."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from conftest import StartServer
+from processes import wait_gone
+from serving import exit_code, text_of
+
+
+def start(*args: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "codex_serve", *args],
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+
+
+def check_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("codex-serve: ")
+    for word in words:
+        assert word in line
+
+
+def test_a_bad_variable_is_one_clear_line_and_status_2() -> None:
+    check_one_line(start(PORT="many"), "PORT", "whole number from 0 to 65535", "'many'")
+
+
+def test_a_bad_option_is_one_clear_line_and_status_2() -> None:
+    check_one_line(start("--port", "many"), "--port", "'many'")
+
+
+def test_a_port_in_use_is_one_clear_line_and_status_2() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        check_one_line(start("--host", "127.0.0.1", "--port", port), port, "in use")
+
+
+def test_a_host_that_is_not_ours_is_one_clear_line_and_status_2() -> None:
+    check_one_line(start("--host", "no.such.host.invalid", "--port", "0"), "no.such.host.invalid")
+
+
+def test_options_come_before_the_environment(start_server: StartServer) -> None:
+    server = start_server({"HOST": "203.0.113.1", "PORT": "1"})  # started with both options
+    assert server.request("GET", "/models").status == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_an_idle_server_with_status_0(
+    start_server: StartServer, number: signal.Signals
+) -> None:
+    server = start_server()
+    with server.connect():  # an idle connection does not hold it up
+        server.process.send_signal(number)
+        assert server.process.wait(30) == 0
+
+
+def test_a_stop_lets_a_short_run_finish(start_server: StartServer) -> None:
+    server = start_server({"SHUTDOWN_GRACE_SECONDS": "30"})
+    with server.stream("sh", "-c", "echo go; read line; echo done; exit 3", stdin="") as stream:
+        stream.read_until("go")
+        server.process.send_signal(signal.SIGTERM)
+        events = stream.rest()
+    assert exit_code(events) == 3
+    assert server.process.wait(30) == 0
+
+
+def test_a_stop_ends_a_long_run_and_its_stream_says_so(start_server: StartServer) -> None:
+    server = start_server({"SHUTDOWN_GRACE_SECONDS": "0.3"})
+    with server.stream("sh", "-c", "echo $$; exec sleep 60") as stream:
+        pid = int(stream.next_event()["data"])
+        server.process.send_signal(signal.SIGTERM)
+        events = stream.rest()
+    assert "stopping" in text_of(events, "stderr")
+    assert exit_code(events) == 143
+    assert server.process.wait(30) == 0
+    wait_gone(pid)
+
+
+def test_a_second_signal_does_not_wait_for_the_grace(start_server: StartServer) -> None:
+    server = start_server({"SHUTDOWN_GRACE_SECONDS": "10000"})
+    with server.stream("sh", "-c", "echo go; exec sleep 60") as stream:
+        stream.read_until("go")
+        server.process.send_signal(signal.SIGTERM)
+        server.process.send_signal(signal.SIGINT)
+        assert exit_code(stream.rest()) == 143
+    assert server.process.wait(30) == 0
+
+
+def test_the_demo_is_served_without_any_ai(start_server: StartServer) -> None:
+    server = start_server({"CLI_LIST": ""}, ["--demo"])
+    assert b'"clis":["demo"]' in server.request("GET", "/clis").body
+    events = server.run("demo", "--model", "gpt-4", stdin="Say hello")
+    assert text_of(events, "stderr") == "demo: model gpt-4, no AI involved\n"
+    assert text_of(events, "stdout") == "You asked: Say hello \n"
+    assert next(event["data"] for event in events if event["type"] == "stdout") == "You "
+    assert exit_code(events) == 0
+
+
+def test_without_demo_there_is_no_demo(start_server: StartServer) -> None:
+    assert start_server().post({"cli": "demo"}).status == 400
