@@ -33,7 +33,7 @@ def test_the_readme_prints_what_its_first_command_prints(start_server: StartServ
     found = re.search(r"^\$ (curl .*?)\n(\{.*?)```", readme, re.MULTILINE | re.DOTALL)
     assert found is not None
     command, output = found.groups()
-    curl, options, url, _, header, _, body = shlex.split(command)
+    curl, options, url, _, header, _, body = shlex.split(command.replace("\\\n", ""))
     assert (curl, options, url) == ("curl", "-sN", "localhost:8000/run")
     server = start_server({"CLI_LIST": ""}, ["--demo"])
     answer = server.request("POST", "/run", body.encode(), dict([header.split(": ")]))
