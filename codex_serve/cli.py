@@ -32,6 +32,8 @@ def main(host: str | None, port: str | None, demo: bool) -> None:
         configure_logging(config.log_level)
         trio.run(serve, config)
     except* ConfigError as group:
-        for error in group.exceptions:
-            click.echo(f"codex-serve: {error}", err=True)
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        click.echo(f"codex-serve: {error}", err=True)
         sys.exit(CANNOT_WORK)

@@ -5,13 +5,33 @@ the same table for people; a test holds the two together.
 """
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
 from codex_serve.errors import ConfigError
 
 MAX_SECONDS = 10_000_000_000.0
 """About 317 years. Above it, sums with a clock would lose their meaning."""
+
+
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+
+class Isolation(StrEnum):
+    """How it is made sure that nothing outlives a run."""
+
+    SUBREAPER = "subreaper"
+    """A supervisor that is the subreaper of the command. Linux."""
+    PIDNS = "pidns"
+    """The same, and a PID namespace around the command. Linux, where allowed."""
+    PROCESS_GROUP = "process-group"
+    """A process group; what leaves it is not ended. Any POSIX system."""
+
+
+DEFAULT_ISOLATION = Isolation.SUBREAPER if sys.platform == "linux" else Isolation.PROCESS_GROUP
+"""The strongest that any machine of this system has."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +52,7 @@ class Config:
     kill_grace_s: float = 2.0
     shutdown_grace_s: float = 10.0
     write_timeout_s: float = 30.0
+    isolation: Isolation = DEFAULT_ISOLATION
     log_level: str = "INFO"
     warnings: tuple[str, ...] = ()
 
@@ -71,9 +92,8 @@ class Config:
             kill_grace_s=_seconds(environ, "RUN_KILL_GRACE_SECONDS", cls.kill_grace_s),
             shutdown_grace_s=_seconds(environ, "SHUTDOWN_GRACE_SECONDS", cls.shutdown_grace_s),
             write_timeout_s=_seconds(environ, "WRITE_TIMEOUT_SECONDS", cls.write_timeout_s),
-            log_level=_choice(
-                environ, "LOG_LEVEL", cls.log_level, ("DEBUG", "INFO", "WARNING", "ERROR")
-            ),
+            isolation=_isolation(environ),
+            log_level=_choice(environ, "LOG_LEVEL", cls.log_level, LOG_LEVELS).upper(),
             warnings=warnings,
         )
 
@@ -142,6 +162,18 @@ def _choice(
     environ: Mapping[str, str], variable: str, default: str, choices: tuple[str, ...]
 ) -> str:
     text = environ.get(variable, "").strip() or default
-    if text.upper() not in choices:
+    if text.lower() not in map(str.lower, choices):
         raise ConfigError(f"{variable} must be one of {', '.join(choices)}, not {text!r}")
-    return text.upper()
+    return text
+
+
+def _isolation(environ: Mapping[str, str]) -> Isolation:
+    variable = "RUN_ISOLATION"
+    text = _choice(environ, variable, DEFAULT_ISOLATION.value, tuple(Isolation))
+    isolation = Isolation(text.lower())
+    if isolation is not Isolation.PROCESS_GROUP and sys.platform != "linux":
+        raise ConfigError(
+            f"{variable} must be {Isolation.PROCESS_GROUP} on this system, not {text!r}: "
+            "the other ways need Linux"
+        )
+    return isolation

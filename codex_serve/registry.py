@@ -42,7 +42,7 @@ class Run:
 
     @property
     def stop_reason(self) -> StopReason | None:
-        """Why the server ended the command; ``None`` when it ended by itself."""
+        """Why the server ended the command; ``None`` when ``limit`` was not reached."""
         if not self.limit.cancelled_caught:
             return None
         return StopReason.SHUTTING_DOWN if self._shutting_down else StopReason.TIMED_OUT

@@ -17,7 +17,7 @@ from codex_serve.launchers import Launch, Launcher
 from codex_serve.model import RunRequest
 from codex_serve.pipes import OutputPipe, Stdio
 from codex_serve.registry import Registry, Run, StopReason
-from codex_serve.supervision import Starter
+from codex_serve.supervision.child import Ended, Starter
 
 logger = logging.getLogger(__name__)
 
@@ -53,27 +53,49 @@ class Runner:
             with self.registry.admit(request.cli, self.timeout_s) as run:
                 launch = self.launcher(request)
                 try:
-                    status = await _supervise(
+                    outcome = await _supervise(
                         run, launch, self.start, request.stdin.encode(), events
                     )
-                    last = _last_events(run, status)
                 except LaunchError as error:
-                    last = (Stderr(f"{error.reason}\n"), Exit(error.exit_code))
+                    outcome = _Outcome("not started", error.exit_code, f"{error.reason}\n")
                 except ChildLostError as error:
-                    last = (Stderr(f"{error}\n"), Exit(LOST))
-            _log(run, last)
-            await events.send(encode_events(*last))
+                    outcome = _Outcome("lost", LOST, f"{error}\n")
+            # The command's name, its end and its time; never its words.
+            seconds = trio.current_time() - run.started_at
+            logger.info(
+                "run of %s %s with %d after %.3f s",
+                run.cli,
+                outcome.reason,
+                outcome.exit_code,
+                seconds,
+            )
+            await events.send(encode_events(*outcome.events))
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """How a run ended: a word for the log, and the number and words for the client."""
+
+    reason: str
+    exit_code: int
+    words: str = ""
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """The last events of the stream."""
+        exit_event = Exit(self.exit_code)
+        return (Stderr(self.words), exit_event) if self.words else (exit_event,)
 
 
 async def _supervise(
     run: Run, launch: Launch, start: Starter, prompt: bytes, events: EventSender
-) -> int | None:
+) -> _Outcome:
     """Start the command, stream its output, and see it gone.
 
-    Returns:
-      Its exit code or minus its signal; ``None`` when ``run.limit`` ended it.
+    Raises:
+      LaunchError, ChildLostError: see ``Child.wait``.
     """
-    status: int | None = None
+    ended: Ended | None = None
     failure: LaunchError | ChildLostError | None = None
     with _open_stdio() as stdio:
         unsent = stdio.stdin.send_at_once(memoryview(prompt))
@@ -87,7 +109,7 @@ async def _supervise(
                     nursery.start_soon(_feed, stdio, unsent, feeding)
                 try:
                     with run.limit:
-                        status = await child.wait()
+                        ended = await child.wait()
                     if run.limit.cancelled_caught:
                         await child.end()
                 except (LaunchError, ChildLostError) as error:
@@ -97,7 +119,26 @@ async def _supervise(
                 stdio.stderr.finish()
     if failure is not None:
         raise failure
-    return status
+    return _outcome(run, ended)
+
+
+def _outcome(run: Run, ended: Ended | None) -> _Outcome:
+    """Tell how the run ended; ``ended`` is unknown where ``run.limit`` ended it."""
+    stop_reason = run.stop_reason
+    if ended is not None and ended.timed_out:
+        stop_reason = StopReason.TIMED_OUT
+    match stop_reason:
+        case StopReason.TIMED_OUT:
+            limit = f"{run.timeout_s:.15g}"
+            words = f"Request timed out while waiting for CLI response ({limit}s)."
+            return _Outcome("timed out", StopReason.TIMED_OUT.value, words)
+        case StopReason.SHUTTING_DOWN:
+            words = "The server is stopping: it ended this run."
+            return _Outcome("was stopped", StopReason.SHUTTING_DOWN.value, words)
+        case None:
+            assert ended is not None
+            code = ended.returncode
+            return _Outcome("exited", code if code >= 0 else 128 - code)
 
 
 def _open_stdio() -> Stdio:
@@ -122,26 +163,3 @@ async def _pump(
 async def _feed(stdio: Stdio, prompt: memoryview, scope: trio.CancelScope) -> None:
     with scope:
         await stdio.stdin.send_all(prompt)
-
-
-def _last_events(run: Run, status: int | None) -> tuple[Event, ...]:
-    match run.stop_reason:
-        case StopReason.TIMED_OUT:
-            limit = f"{run.timeout_s:.15g}"
-            words = f"Request timed out while waiting for CLI response ({limit}s)."
-            return Stderr(words), Exit(StopReason.TIMED_OUT.value)
-        case StopReason.SHUTTING_DOWN:
-            words = "The server is stopping: it ended this run."
-            return Stderr(words), Exit(StopReason.SHUTTING_DOWN.value)
-        case None:
-            assert status is not None  # only the limit leaves it unknown
-            return (Exit(status if status >= 0 else 128 - status),)
-
-
-def _log(run: Run, last: tuple[Event, ...]) -> None:
-    """One line a run: the command's name, its end, its time; never its words."""
-    exit_event = last[-1]
-    assert isinstance(exit_event, Exit)
-    reason = run.stop_reason.name.lower() if run.stop_reason else "exited"
-    seconds = trio.current_time() - run.started_at
-    logger.info("run of %s %s with %d after %.3f s", run.cli, reason, exit_event.code, seconds)

@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from functools import partial
 from pathlib import Path
 
@@ -24,10 +24,11 @@ from codex_serve.app import create_app
 from codex_serve.config import Config
 from codex_serve.connection import Connection, Limits
 from codex_serve.errors import ConfigError
+from codex_serve.launchers import Launcher
 from codex_serve.launchers.local import launch_local
 from codex_serve.registry import Registry
 from codex_serve.run import Runner
-from codex_serve.supervision.process_group import ProcessGroupStarter
+from codex_serve.supervision.starters import open_starter
 
 logger = logging.getLogger(__name__)
 
@@ -53,35 +54,47 @@ async def serve(config: Config) -> None:
     for warning in config.warnings:
         logger.warning("%s", warning)
     registry = Registry()
-    commands = {"demo": (sys.executable, "-I", str(Path(demo.__file__)))} if config.demo else {}
-    runner = Runner(
-        launcher=partial(launch_local, environ=dict(os.environ), commands=commands),
-        start=ProcessGroupStarter(config.kill_grace_s),
-        registry=registry,
-        timeout_s=config.run_timeout_s,
-    )
-    edge = _Edge(ASGIWrapper(create_app(config, runner)), config)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         listeners = await _listen(config)
-        async with trio.open_nursery() as connections:
-            async with trio.open_nursery() as accepting:
-                accepting.start_soon(
-                    partial(
-                        trio.serve_listeners, edge.serve, listeners, handler_nursery=connections
-                    )
-                )
-                for listener in listeners:
-                    sock = listener.socket
-                    address = repr_socket_addr(sock.family, sock.getsockname())
-                    logger.info("listening on http://%s", address)
-                await _log_signal(signals)
-                accepting.cancel_scope.cancel()
-            await edge.close_idle()
-            await _drain(registry, signals, config.shutdown_grace_s)
-            connections.cancel_scope.deadline = (
-                trio.current_time() + config.kill_grace_s + CLOSING_S
+        async with open_starter(config) as start:
+            runner = Runner(
+                launcher=_launcher(config),
+                start=start,
+                registry=registry,
+                timeout_s=config.run_timeout_s,
             )
+            edge = _Edge(ASGIWrapper(create_app(config, runner)), config)
+            async with trio.open_nursery() as connections:
+                await _accept(edge, listeners, connections, until=_log_signal(signals))
+                await edge.close_idle()
+                await _drain(registry, signals, config.shutdown_grace_s)
+                closing_s = config.kill_grace_s + CLOSING_S
+                connections.cancel_scope.deadline = trio.current_time() + closing_s
     logger.info("stopped")
+
+
+def _launcher(config: Config) -> Launcher:
+    commands = {"demo": (sys.executable, "-I", str(Path(demo.__file__)))} if config.demo else {}
+    return partial(launch_local, environ=dict(os.environ), commands=commands)
+
+
+async def _accept(
+    edge: "_Edge",
+    listeners: list[trio.SocketListener],
+    connections: trio.Nursery,
+    until: Awaitable[None],
+) -> None:
+    """Put what comes in into ``connections`` until ``until`` is over; close the listeners."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(
+            partial(trio.serve_listeners, edge.serve, listeners, handler_nursery=connections)
+        )
+        for listener in listeners:
+            sock = listener.socket
+            address = repr_socket_addr(sock.family, sock.getsockname())
+            logger.info("listening on http://%s", address)
+        await until
+        nursery.cancel_scope.cancel()
 
 
 async def _listen(config: Config) -> list[trio.SocketListener]:

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, suppress
 import trio
 
 from codex_serve.launchers import Launch
+from codex_serve.supervision.child import Ended
 from codex_serve.supervision.launching import launch_error
 
 
@@ -26,13 +27,13 @@ class GroupedChild:
     def __repr__(self) -> str:
         return f"<GroupedChild pid={self._process.pid} returncode={self._process.returncode}>"
 
-    async def wait(self) -> int:
+    async def wait(self) -> Ended:
         """See ``Child.wait``. Here, what is left of the group is killed at once."""
         await self._wait_for_exit()
         if not self._group_gone:
             self._signal_group(signal.SIGKILL)  # before reaping: the number is still ours
             self._group_gone = True
-        return await self._process.wait()
+        return Ended(await self._process.wait())
 
     async def end(self) -> None:
         """See ``Child.end``."""

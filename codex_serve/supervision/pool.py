@@ -1,0 +1,353 @@
+"""The server's side of supervision: the fork server and a pool of supervisors.
+
+A supervisor serves one run after the other. Those that wait are kept here, up
+to ``MAX_IDLE``, and one is forked ahead, so that starting a run is one message.
+"""
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+
+import codex_serve
+from codex_serve.errors import ChildLostError, LaunchError
+from codex_serve.launchers import Launch
+from codex_serve.supervision import tree, wire
+from codex_serve.supervision.child import Ended
+from codex_serve.supervision.launching import launch_error
+
+logger = logging.getLogger(__name__)
+
+MAX_IDLE = 16
+"""The most supervisors that wait for a run. Each has about 0.6 MB of its own."""
+
+HELD_S = 5.0
+"""How long after SIGKILL a process may still be there before its run goes on
+without it. The kernel holds a process that waits for a disk or a network file."""
+
+ORPHANS_S = 2.0
+"""How long what a killed supervisor left may take to be gone."""
+
+RESTART_S = 0.05
+ATTEMPTS = 3
+
+_BOOT = (
+    "import sys; sys.path.insert(0, sys.argv[1]); "
+    "from codex_serve.supervision.fork_server import main; "
+    "main(int(sys.argv[2]), pid_namespace=sys.argv[3] == 'pidns')"
+)
+
+
+class Supervisor:
+    """The lifeline to one supervisor process. Closing it ends the process."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self.pid = 0
+
+    def __repr__(self) -> str:
+        return f"<Supervisor pid={self.pid}>"
+
+    def send(self, message: wire.Message, fds: tuple[int, ...] = ()) -> None:
+        """Send a message. Raises ``OSError`` when the process is gone."""
+        wire.send(self._sock, message, fds)
+
+    async def receive(self) -> wire.Message | None:
+        """Wait for a message; ``None`` when the process is gone."""
+        return await _receive(self._sock)
+
+    def close(self) -> None:
+        """Hang up: the supervisor ends what it has and exits."""
+        self._sock.close()
+
+
+class SupervisedChild:
+    """A command below a supervisor. See ``Child``."""
+
+    def __init__(self, supervisor: Supervisor, launch: Launch, pool: "SupervisorPool") -> None:
+        self._supervisor = supervisor
+        self._launch = launch
+        self._pool = pool
+        self._over = False
+
+    def __repr__(self) -> str:
+        return f"<SupervisedChild of {self._supervisor!r}{' over' if self._over else ''}>"
+
+    @property
+    def over(self) -> bool:
+        """Whether the supervisor has nothing left to do for this command."""
+        return self._over
+
+    async def wait(self) -> Ended:
+        """See ``Child.wait``."""
+        message = await self._supervisor.receive()
+        match message:
+            case wire.Clean():
+                self._over = True
+                return Ended(os.waitstatus_to_exitcode(message.wait_status), message.timed_out)
+            case wire.Failed():
+                self._over = True
+                error = OSError(message.errno, os.strerror(message.errno))
+                raise launch_error(self._launch.argv[0], self._launch.env.get("PATH"), error)
+            case _:
+                await self._pool.wait_for_orphans(self._supervisor.pid)
+                raise ChildLostError("The run's supervisor was killed: the run is lost.")
+
+    async def end(self) -> None:
+        """See ``Child.end``."""
+        if self._over:
+            return
+        try:
+            self._supervisor.send(wire.Stop())
+            with trio.fail_after(self._pool.grace_s + HELD_S):
+                await self.wait()
+        except trio.TooSlowError:
+            logger.error("supervisor %d: some processes of a run do not end", self._supervisor.pid)
+        except (LaunchError, ChildLostError, OSError):
+            pass  # there is nothing left that could be ended
+
+
+class SupervisorPool:
+    """A ``Starter`` that leaves nothing. Made by ``open_pool``."""
+
+    def __init__(self, grace_s: float, nursery: trio.Nursery, *, pid_namespace: bool) -> None:
+        self.grace_s = grace_s
+        self._pid_namespace = pid_namespace
+        self._idle: list[Supervisor] = []
+        self._known: set[int] = set()
+        self._forking_ahead = False
+        self._control: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._up = trio.Event()
+        self._fork_server_died = False
+        self._orphans: dict[int, trio.Event] = {}
+        self._nursery = nursery
+
+    def __repr__(self) -> str:
+        return f"<SupervisorPool {len(self._known)} supervisors, {len(self._idle)} idle>"
+
+    @asynccontextmanager
+    async def __call__(
+        self, launch: Launch, stdio: tuple[int, ...], limit_s: float
+    ) -> AsyncIterator[SupervisedChild]:
+        """Start ``launch``; see ``Starter``."""
+        supervisor = await self._start(launch, stdio, limit_s)
+        child = SupervisedChild(supervisor, launch, self)
+        try:
+            yield child
+        finally:
+            with trio.CancelScope(shield=True):
+                await child.end()
+            self.give_back(supervisor, reusable=child.over and not self._pid_namespace)
+
+    async def _start(self, launch: Launch, stdio: tuple[int, ...], limit_s: float) -> Supervisor:
+        """Hand ``launch`` to a supervisor that lives."""
+        spec = wire.Spec(
+            tuple(map(os.fsencode, launch.argv)),
+            {os.fsencode(name): os.fsencode(value) for name, value in launch.env.items()},
+        )
+        spec_fd = wire.write_spec(spec)
+        try:
+            while True:
+                supervisor = self._idle.pop() if self._idle else await self.fork()
+                try:
+                    supervisor.send(wire.Start(limit_s, self.grace_s), (*stdio, spec_fd))
+                except OSError:  # it was killed while it waited
+                    self.give_back(supervisor, reusable=False)
+                else:
+                    self._fork_ahead()
+                    return supervisor
+        finally:
+            os.close(spec_fd)
+
+    def give_back(self, supervisor: Supervisor, *, reusable: bool) -> None:
+        """Keep a supervisor for the next run, or end it."""
+        if reusable and len(self._idle) < MAX_IDLE:
+            self._idle.append(supervisor)
+        else:
+            self._known.discard(supervisor.pid)
+            self._orphans.pop(supervisor.pid, None)
+            supervisor.close()
+
+    def _fork_ahead(self) -> None:
+        """Have one supervisor waiting, outside of the path of a run."""
+
+        async def fork() -> None:
+            try:
+                self.give_back(await self.fork(), reusable=True)
+            except LaunchError as error:
+                logger.error("%s", error)
+            finally:
+                self._forking_ahead = False
+
+        if not self._idle and not self._forking_ahead:
+            self._forking_ahead = True
+            self._nursery.start_soon(fork)
+
+    async def fork(self) -> Supervisor:
+        """Get a new supervisor from the fork server.
+
+        Raises:
+          LaunchError: there is none to be had.
+        """
+        for _ in range(ATTEMPTS):
+            ours, theirs = wire.make_pair()
+            supervisor = Supervisor(ours)
+            try:
+                with theirs:
+                    await self._send_fork(theirs.fileno())
+                message = await supervisor.receive()
+            except BaseException:
+                supervisor.close()
+                raise
+            if isinstance(message, wire.Ready):
+                supervisor.pid = message.pid
+                self._known.add(message.pid)
+                return supervisor
+            supervisor.close()
+        raise LaunchError(125, "The server cannot start a supervisor for the command.")
+
+    async def _send_fork(self, lifeline_fd: int) -> None:
+        while True:
+            await self._up.wait()
+            assert self._control is not None
+            try:
+                return wire.send(self._control, wire.Fork(), (lifeline_fd,))
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self._control)
+            except OSError:  # it is dead, and its successor not there yet
+                await trio.sleep(RESTART_S)
+
+    async def keep_fork_server(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Run a fork server, and another when that ends. A task of the pool.
+
+        Cancellation:
+          Ends the supervisors that wait and then the fork server, and returns
+          when they are gone.
+        """
+        try:
+            while True:
+                self._launch_fork_server()
+                task_status.started()
+                await self._listen()
+                self._fork_server_died = True
+                self._up = trio.Event()
+                logger.error("the fork server died; starting another")
+                await trio.sleep(RESTART_S)
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._close()
+
+    def _launch_fork_server(self) -> None:
+        ours, theirs = wire.make_pair()
+        ours.setblocking(False)
+        root = Path(codex_serve.__file__).parent.parent
+        isolation = "pidns" if self._pid_namespace else "subreaper"
+        fd = str(theirs.fileno())
+        with theirs:
+            # Its standard error is ours: a traceback of its own must reach somebody.
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _BOOT, str(root), fd, isolation],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+            )
+        if self._control is not None:
+            self._control.close()
+        self._control = ours
+        self._up.set()
+
+    async def _listen(self) -> None:
+        """Take in what the fork server says until it is gone."""
+        assert self._control is not None
+        while (message := await _receive(self._control)) is not None:
+            if isinstance(message, wire.OrphansGone):
+                self._orphans_gone(message.supervisor)
+
+    async def _close(self) -> None:
+        for supervisor in self._idle:
+            supervisor.close()
+        self._idle.clear()
+        if self._control is not None and self._process is not None:
+            self._control.shutdown(socket.SHUT_WR)
+            with trio.move_on_after(HELD_S) as patience:
+                await self._listen()  # its end of file is the fork server's end
+            self._control.close()
+            if patience.cancelled_caught:
+                logger.error("the fork server stays for processes that do not end")
+            else:
+                self._process.wait()
+
+    async def wait_for_orphans(self, pid: int) -> None:
+        """Wait until what the killed supervisor ``pid`` left is gone, for a while."""
+        with trio.CancelScope(shield=True), trio.move_on_after(ORPHANS_S):
+            await self._orphans.setdefault(pid, trio.Event()).wait()
+
+    def _orphans_gone(self, pid: int) -> None:
+        if pid in self._known:
+            self._orphans.setdefault(pid, trio.Event()).set()
+
+    async def reap_orphans(self) -> None:
+        """Reap what the server inherits, and kill it where it is ours.
+
+        For a process that is a subreaper or the main process of a container.
+        Orphans of a run come here only when its supervisor and the fork server
+        are both dead: then they are killed. Before that, an unknown child is
+        somebody else's, such as that of a ``docker exec``, and is only reaped.
+        """
+        with trio.open_signal_receiver(signal.SIGCHLD) as signals:
+            async for _ in signals:
+                ended: list[int] = []
+                tree.reap(lambda pid, _: ended.append(pid))  # noqa: B023
+                while self._fork_server_died and self._kill_orphans():
+                    await trio.sleep(0.005)
+                    tree.reap(lambda pid, _: ended.append(pid))  # noqa: B023
+                for pid in self._known.intersection(ended):
+                    self._orphans_gone(pid)
+
+    def _kill_orphans(self) -> bool:
+        """Kill the children that are unknown; return whether there were any."""
+        spare = set(self._known)
+        if self._process is not None:
+            spare.add(self._process.pid)
+        found = any(child not in spare for child in tree.children(os.getpid()))
+        if found:
+            tree.kill_descendants(spare)
+        return found
+
+
+@asynccontextmanager
+async def open_pool(grace_s: float, *, pid_namespace: bool) -> AsyncIterator[SupervisorPool]:
+    """Start a fork server and one supervisor, and end them when left.
+
+    Args:
+      grace_s: seconds between SIGTERM and SIGKILL.
+      pid_namespace: put each command into a PID namespace of its own.
+
+    Raises:
+      LaunchError: no supervisor could be started.
+    """
+    async with trio.open_nursery() as nursery:
+        pool = SupervisorPool(grace_s, nursery, pid_namespace=pid_namespace)
+        await nursery.start(pool.keep_fork_server)
+        pool.give_back(await pool.fork(), reusable=True)
+        yield pool
+        nursery.cancel_scope.cancel()
+
+
+async def _receive(sock: socket.socket) -> wire.Message | None:
+    while True:
+        try:
+            return wire.receive(sock)[0]
+        except BlockingIOError:
+            await trio.lowlevel.wait_readable(sock)

@@ -1,0 +1,62 @@
+"""Choosing how commands are started, and seeing that it works here."""
+
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
+from codex_serve.config import Config, Isolation
+from codex_serve.errors import ConfigError, LaunchError
+from codex_serve.launchers import Launch
+from codex_serve.supervision import kernel
+from codex_serve.supervision.child import Starter
+from codex_serve.supervision.pool import open_pool
+from codex_serve.supervision.process_group import ProcessGroupStarter
+
+logger = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def open_starter(config: Config) -> AsyncIterator[Starter]:
+    """Offer the starter that ``config.isolation`` names, for this whole process.
+
+    Raises:
+      ConfigError: it does not work on this machine. There is no fallback: who
+        asked for a fence must not get less without knowing.
+    """
+    if config.isolation is Isolation.PROCESS_GROUP:
+        logger.warning(
+            "RUN_ISOLATION=process-group: what leaves its process group outlives its run, "
+            "and so does everything if the server is killed"
+        )
+        yield ProcessGroupStarter(config.kill_grace_s)
+        return
+    pid_namespace = config.isolation is Isolation.PIDNS
+    try:
+        kernel.become_subreaper()
+        async with open_pool(config.kill_grace_s, pid_namespace=pid_namespace) as pool:
+            if pid_namespace:
+                await _try(pool)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(pool.reap_orphans)
+                yield pool
+                nursery.cancel_scope.cancel()
+    except* LaunchError as group:
+        raise ConfigError(
+            f"RUN_ISOLATION must be one that works here, not {config.isolation}: "
+            f"{group.exceptions[0]}"
+        ) from group
+
+
+async def _try(start: Starter) -> None:
+    """Run a command that does nothing. Raises ``LaunchError`` where that is refused."""
+    launch = Launch(argv=(sys.executable, "-I", "-S", "-c", ""), env=dict(os.environ))
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        async with start(launch, (null, null, null), 10.0) as child:
+            await child.wait()
+    finally:
+        os.close(null)

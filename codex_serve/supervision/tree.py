@@ -1,0 +1,107 @@
+"""The processes below this one: seen, signalled, reaped.
+
+The rule this file guards: ``reap`` saying ``GONE`` is proof. A process that is
+the subreaper of all it started has every descendant below it until it has
+waited for it, so when the kernel says that there is no child left, there is no
+descendant left. Walking /proc only finds whom to signal; what it misses in one
+round is there in the next.
+
+Standard library only: the fork server and its supervisors load it.
+"""
+
+import os
+import signal
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
+
+GONE = "gone"
+
+
+def children(pid: int) -> list[int]:
+    """Return the children of ``pid``, zombies too; none when it is gone."""
+    found: list[int] = []
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with (
+                suppress(FileNotFoundError, ProcessLookupError),
+                open(f"/proc/{pid}/task/{thread}/children", "rb") as file,
+            ):
+                found.extend(map(int, file.read().split()))
+    return found
+
+
+def descendants(pid: int, spare: Collection[int] = ()) -> Iterator[int]:
+    """Walk down from ``pid``, parents first, leaving out ``spare`` and what is below them."""
+    waiting = [pid]
+    while waiting:
+        for child in children(waiting.pop()):
+            if child not in spare:
+                yield child
+                waiting.append(child)
+
+
+def reap(on_exit: Callable[[int, int], None]) -> bool:
+    """Wait for every child that has ended, without blocking.
+
+    Args:
+      on_exit: told the pid and the wait status of each.
+
+    Returns:
+      Whether children are left. ``False`` is the proof described above.
+    """
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return False
+        if pid == 0:
+            return True
+        on_exit(pid, status)
+
+
+class Terminator:
+    """Asks each process of a tree to end, once."""
+
+    def __init__(self) -> None:
+        self._asked: set[int] = set()
+
+    def __repr__(self) -> str:
+        return f"<Terminator asked {len(self._asked)}>"
+
+    def ask(self) -> None:
+        """Send SIGTERM to the descendants of this process that have not had it.
+
+        SIGCONT follows, because a stopped process cannot act on SIGTERM.
+        """
+        for pid in descendants(os.getpid()):
+            if pid not in self._asked:
+                self._asked.add(pid)
+                send(pid, signal.SIGTERM)
+                send(pid, signal.SIGCONT)
+
+
+def kill_descendants(spare: Collection[int] = ()) -> None:
+    """Send SIGKILL to every descendant of this process, and to its process group.
+
+    The groups catch what a descendant forks between our look and our signal.
+    They cannot hold strangers: every command leads a session of its own, and a
+    process group never spans two sessions.
+    """
+    own_group = os.getpgrp()
+    for pid in descendants(os.getpid(), spare):
+        with suppress(ProcessLookupError):
+            group = os.getpgid(pid)
+            if group != own_group:
+                with suppress(PermissionError):
+                    os.killpg(group, signal.SIGKILL)
+        send(pid, signal.SIGKILL)
+
+
+def send(pid: int, number: signal.Signals) -> None:
+    """Send a signal; that there is no such process any more is no error.
+
+    Nor is it one that we may not: a command can start a program that changes
+    its user. What cannot be signalled is still waited for.
+    """
+    with suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
