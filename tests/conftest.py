@@ -17,8 +17,12 @@ def start_server() -> Iterator[StartServer]:
     """Start servers that the test's end stops."""
     with ExitStack() as servers:
 
-        def start(env: Mapping[str, str] | None = None, args: Sequence[str] = ()) -> Server:
-            return servers.enter_context(Server({**TOOLS, **(env or {})}, args))
+        def start(
+            env: Mapping[str, str] | None = None,
+            args: Sequence[str] = (),
+            module: str = "codex_serve",
+        ) -> Server:
+            return servers.enter_context(Server({**TOOLS, **(env or {})}, args, module))
 
         yield start
 

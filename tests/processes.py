@@ -41,3 +41,31 @@ def memory_bytes(pid: int) -> int:
 
 def open_fds(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def marked(marker: str) -> list[int]:
+    """The processes that live and have ``marker`` among their arguments."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                arguments = Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if marker.encode() in arguments and alive(int(name)):
+                found.append(int(name))
+    return found
+
+
+def children(pid: int) -> list[int]:
+    """The children of ``pid`` that live."""
+    found = []
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        text = Path(f"/proc/{pid}/task/{thread}/children").read_text()
+        found += [child for child in map(int, text.split()) if alive(child)]
+    return found
+
+
+def parent(pid: int) -> int:
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    return int(stat.rpartition(")")[2].split()[1])

@@ -11,11 +11,13 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 Event = dict[str, Any]
 
+PYTHONPATH = os.pathsep.join([str(Path(__file__).parent.parent), str(Path(__file__).parent)])
 TIMEOUT_S = 30
 """How long a client waits for anything before the test fails."""
 
@@ -87,11 +89,14 @@ class Server:
     """A running server of which everything can be seen from outside."""
 
     def __init__(
-        self, env: Mapping[str, str], args: Sequence[str] = (), python: str = sys.executable
+        self,
+        env: Mapping[str, str],
+        args: Sequence[str] = (),
+        module: str = "codex_serve",
     ) -> None:
         self.process = subprocess.Popen(
-            [python, "-m", "codex_serve", "--host", "127.0.0.1", "--port", "0", *args],
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **env},
+            [sys.executable, "-m", module, "--host", "127.0.0.1", "--port", "0", *args],
+            env={**os.environ, "PYTHONPATH": PYTHONPATH, **env},
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -134,6 +139,13 @@ class Server:
             self._reader.join()
             assert self.process.stderr is not None
             self.process.stderr.close()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
 
     @property
     def url(self) -> str:

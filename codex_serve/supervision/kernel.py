@@ -46,8 +46,7 @@ def enter_pid_namespace() -> None:
       OSError: the kernel or the container refuses.
     """
     uid, gid = os.geteuid(), os.getegid()
-    flags = _CLONE_NEWPID | _CLONE_NEWNS | (_CLONE_NEWUSER if uid else 0)
-    _check(_libc.unshare(flags))
+    _check(_libc.unshare(_CLONE_NEWPID | (_CLONE_NEWUSER if uid else 0)))
     if uid:
         _write("/proc/self/setgroups", "deny")
         _write("/proc/self/uid_map", f"{uid} {uid} 1")
@@ -55,11 +54,12 @@ def enter_pid_namespace() -> None:
 
 
 def mount_own_proc() -> None:
-    """Show the processes of this PID namespace, and only them, in ``/proc``.
+    """Show this process the processes of its PID namespace, and only them, in ``/proc``.
 
     Raises:
       OSError: the kernel or the container refuses.
     """
+    _check(_libc.unshare(_CLONE_NEWNS))  # its parent must go on seeing the others
     _check(_libc.mount(b"none", b"/", None, _MS_REC_PRIVATE, None))
     _check(_libc.mount(b"proc", b"/proc", b"proc", _MS_NOSUID_NODEV_NOEXEC, None))
 

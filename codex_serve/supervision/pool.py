@@ -77,6 +77,7 @@ class SupervisedChild:
         self._launch = launch
         self._pool = pool
         self._over = False
+        self._given_up = False
 
     def __repr__(self) -> str:
         return f"<SupervisedChild of {self._supervisor!r}{' over' if self._over else ''}>"
@@ -103,13 +104,14 @@ class SupervisedChild:
 
     async def end(self) -> None:
         """See ``Child.end``."""
-        if self._over:
+        if self._over or self._given_up:
             return
         try:
             self._supervisor.send(wire.Stop())
             with trio.fail_after(self._pool.grace_s + HELD_S):
                 await self.wait()
         except trio.TooSlowError:
+            self._given_up = True
             logger.error("supervisor %d: some processes of a run do not end", self._supervisor.pid)
         except (LaunchError, ChildLostError, OSError):
             pass  # there is nothing left that could be ended

@@ -1,0 +1,56 @@
+"""The same server, but with commands started the usual way: the negative control.
+
+    python -m plain_server
+
+``trio.lowlevel.open_process``, killed and waited for at the end: what most
+servers do. The battery of ``test_cleanup.py`` must find what this leaves.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
+from codex_serve import server
+from codex_serve.cli import main
+from codex_serve.config import Config
+from codex_serve.launchers import Launch
+from codex_serve.supervision.child import Ended, Starter
+
+
+class PlainChild:
+    def __init__(self, process: trio.Process) -> None:
+        self._process = process
+
+    async def wait(self) -> Ended:
+        return Ended(await self._process.wait())
+
+    async def end(self) -> None:
+        self._process.kill()
+        await self._process.wait()
+
+
+@asynccontextmanager
+async def start_plainly(
+    launch: Launch, stdio: tuple[int, ...], limit_s: float
+) -> AsyncIterator[PlainChild]:
+    stdin, stdout, stderr = stdio
+    process = await trio.lowlevel.open_process(
+        launch.argv, env=launch.env, stdin=stdin, stdout=stdout, stderr=stderr
+    )
+    child = PlainChild(process)
+    try:
+        yield child
+    finally:
+        with trio.CancelScope(shield=True):
+            await child.end()
+
+
+@asynccontextmanager
+async def open_plain_starter(config: Config) -> AsyncIterator[Starter]:
+    yield start_plainly
+
+
+if __name__ == "__main__":
+    server.open_starter = open_plain_starter
+    main()
