@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # Sets up what it needs, then checks style and types and runs all tests.
 #
-#   TEST_ENVS     where the environments are kept (default .venv-test)
-#   REQUIRE_E2E   1: a machine on which the real CLIs cannot be installed fails
+#   TEST_ENVS       where the environments are kept (default .venv-test)
+#   REQUIRE_E2E     1: a machine on which the real CLIs cannot be installed fails
+#   REQUIRE_DOCKER  1: a machine on which no Docker engine answers fails
+#   PYTHON_IMAGE    the base of the server's image, where not the public one
 #
 # Arguments go to pytest, and then style and types are left out.
 set -euo pipefail
@@ -48,6 +50,9 @@ install_clis() {
   export CODEX_E2E_NODE_MODULES=$folder/node_modules
 }
 
+if ! docker info >/dev/null 2>&1; then
+  echo "test.sh: no Docker engine answers: the tests in containers are SKIPPED" >&2
+fi
 install_clis
 tested=
 for version in 3.11 3.12 3.13; do
@@ -62,7 +67,8 @@ for version in 3.11 3.12 3.13; do
     "$env/bin/mypy"
   fi
   echo "== tests under Python $version"
-  "$env/bin/python" -m pytest "$@"
+  # The slow tests try the kernel and the engine more than the interpreter: once is enough.
+  "$env/bin/python" -m pytest ${tested:+-m "not slow"} "$@"
   tested+=" $version"
 done
 if [ -z "$tested" ]; then

@@ -27,13 +27,15 @@ def main(host: str | None, port: str | None, demo: bool) -> None:
     Everything else is set by environment variables; docs/configuration.md
     lists them.
     """
+    error: BaseException | None = None
     try:
         config = Config.from_environ(os.environ, host=host, port=port, demo=demo)
         configure_logging(config.log_level)
         trio.run(serve, config)
     except* ConfigError as group:
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
+        error = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if error is not None:
         click.echo(f"codex-serve: {error}", err=True)
         sys.exit(CANNOT_WORK)

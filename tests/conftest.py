@@ -1,15 +1,27 @@
 """Fixtures: real servers with real commands behind them."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
 import pytest
 
+from codex_serve.supervision.kernel import become_subreaper
 from serving import Server
 
 StartServer = Callable[..., Server]
 
 TOOLS = {"CLI_LIST": "sh,python3,cat,true,no-such-cli"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def adopt_orphans() -> None:
+    """Take in what killed servers leave, as the main process of a good system does.
+
+    Some containers have a main process that reaps nothing; their zombies would
+    slow down every look at the processes.
+    """
+    become_subreaper()
 
 
 @pytest.fixture
@@ -20,9 +32,12 @@ def start_server() -> Iterator[StartServer]:
         def start(
             env: Mapping[str, str] | None = None,
             args: Sequence[str] = (),
+            *,
             module: str = "codex_serve",
+            prefix: Sequence[str] = (),
         ) -> Server:
-            return servers.enter_context(Server({**TOOLS, **(env or {})}, args, module))
+            command = [*prefix, sys.executable, "-m", module]
+            return servers.enter_context(Server({**TOOLS, **(env or {})}, args, command))
 
         yield start
 

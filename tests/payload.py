@@ -17,6 +17,9 @@ from collections.abc import Callable
 from typing import NoReturn
 
 NAP_S = 0.01
+GENERATION_S = 0.1
+"""How long each process of a respawning kind lives: longer than a look at all
+processes takes, so that no look misses it."""
 
 
 def sleep_for_ever() -> NoReturn:
@@ -55,7 +58,12 @@ def background() -> None:
 
 def new_session() -> None:
     """A child that leaves the session and the process group."""
-    spawn(lambda: (os.setsid(), sleep_for_ever()))
+
+    def child() -> None:
+        os.setsid()
+        sleep_for_ever()
+
+    spawn(child)
 
 
 def daemon() -> None:
@@ -98,7 +106,7 @@ def respawning_sessions() -> None:
 
 def respawn(prepare: Callable[[], object]) -> NoReturn:
     while True:
-        time.sleep(NAP_S)
+        time.sleep(GENERATION_S)
         if os.fork() != 0:
             os._exit(0)
         prepare()
@@ -106,7 +114,12 @@ def respawn(prepare: Callable[[], object]) -> NoReturn:
 
 def stopped() -> None:
     """A child that is stopped and cannot act on anything."""
-    spawn(lambda: (os.kill(os.getpid(), signal.SIGSTOP), sleep_for_ever()))
+
+    def child() -> None:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        sleep_for_ever()
+
+    spawn(child)
 
 
 def wrapper() -> None:
@@ -120,8 +133,13 @@ def wrapper() -> None:
 
 def pipeline() -> None:
     """Children in process groups of their own, as an interactive shell makes them."""
+
+    def child() -> None:
+        os.setpgid(0, 0)
+        sleep_for_ever()
+
     for _ in range(3):
-        spawn(lambda: (os.setpgid(0, 0), sleep_for_ever()))
+        spawn(child)
 
 
 KINDS: dict[str, Callable[[], None]] = {
@@ -145,7 +163,12 @@ KINDS: dict[str, Callable[[], None]] = {
 def main() -> None:
     _, gate, kind, place = sys.argv[1:]
     if place == "nested":
-        spawn(lambda: (KINDS[kind](), sleep_for_ever()))
+
+        def child() -> None:
+            KINDS[kind]()
+            sleep_for_ever()
+
+        spawn(child)
     else:
         KINDS[kind]()
     print("ready", flush=True)

@@ -43,17 +43,18 @@ def open_fds(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
-def marked(marker: str) -> list[int]:
-    """The processes that live and have ``marker`` among their arguments."""
-    found = []
+def marked(marker: str) -> dict[str, list[int]]:
+    """The processes that live and have an argument that starts with ``marker``, by argument."""
+    found: dict[str, list[int]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
                 arguments = Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            if marker.encode() in arguments and alive(int(name)):
-                found.append(int(name))
+            for argument in arguments:
+                if argument.startswith(marker.encode()) and alive(int(name)):
+                    found.setdefault(argument.decode(), []).append(int(name))
     return found
 
 
@@ -69,3 +70,26 @@ def children(pid: int) -> list[int]:
 def parent(pid: int) -> int:
     stat = Path(f"/proc/{pid}/stat").read_text()
     return int(stat.rpartition(")")[2].split()[1])
+
+
+def descendants(pid: int) -> list[int]:
+    """All that is below ``pid``, zombies too."""
+    parents: dict[int, int] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                parents[int(name)] = parent(int(name))
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    found = [pid]
+    for ancestor in found:
+        found += [child for child, its_parent in parents.items() if its_parent == ancestor]
+    return found[1:]
+
+
+def reap_adopted() -> None:
+    """Reap the orphans that have become zombies of this process."""
+    for name in os.listdir("/proc/self/task"):
+        for child in map(int, Path(f"/proc/self/task/{name}/children").read_text().split()):
+            if state(child) == "Z":
+                os.waitpid(child, os.WNOHANG)

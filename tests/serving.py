@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from processes import reap_adopted
+
 Event = dict[str, Any]
 
 PYTHONPATH = os.pathsep.join([str(Path(__file__).parent.parent), str(Path(__file__).parent)])
@@ -92,10 +94,10 @@ class Server:
         self,
         env: Mapping[str, str],
         args: Sequence[str] = (),
-        module: str = "codex_serve",
+        command: Sequence[str] = (sys.executable, "-m", "codex_serve"),
     ) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", module, "--host", "127.0.0.1", "--port", "0", *args],
+            [*command, "--host", "127.0.0.1", "--port", "0", *args],
             env={**os.environ, "PYTHONPATH": PYTHONPATH, **env},
             stderr=subprocess.PIPE,
             text=True,
@@ -105,8 +107,10 @@ class Server:
         self._listening = threading.Event()
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()
-        assert self._listening.wait(TIMEOUT_S), "the server did not start"
-        assert self.port, f"the server did not start: {self.log}"
+        if not self._listening.wait(TIMEOUT_S) or not self.port:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError(f"the server did not start: {self.log}")
 
     def _read_log(self) -> None:
         assert self.process.stderr is not None
@@ -139,6 +143,7 @@ class Server:
             self._reader.join()
             assert self.process.stderr is not None
             self.process.stderr.close()
+            reap_adopted()
 
     @property
     def pid(self) -> int:

@@ -6,6 +6,7 @@ it. The negative control runs the same battery against commands that are
 started the usual way, and it must find some.
 """
 
+import http.client
 import itertools
 import os
 import secrets
@@ -19,8 +20,17 @@ import pytest
 
 from conftest import StartServer
 from payload import KINDS
-from processes import children, marked
-from serving import Server, Stream, exit_code
+from processes import (
+    alive,
+    children,
+    descendants,
+    marked,
+    open_fds,
+    parent,
+    state,
+    wait_gone,
+)
+from serving import Server, Stream, exit_code, text_of
 
 PAYLOAD = str(Path(__file__).with_name("payload.py"))
 GRACE_S = "0.3"
@@ -47,35 +57,36 @@ class Battery:
             self.streams[cell] = stack.enter_context(
                 self.server.stream("python3", "-IS", PAYLOAD, *arguments)
             )
-        for cell, stream in self.streams.items():
+        for stream in self.streams.values():
             stream.read_until("ready")
-            assert marked(self._marker(cell)), f"{cell} was not seen before the event"
+        assert set(self.left()) == set(self.cells), "not all were seen before the event"
 
     def _marker(self, cell: str) -> str:
         return f"{self.marker}-{cell}"
 
-    def left(self) -> dict[str, list[int]]:
-        """What lives, by cell."""
-        found = {cell: marked(self._marker(cell)) for cell in self.cells}
-        return {cell: pids for cell, pids in found.items() if pids}
+    def left(self, looks: int = 1) -> dict[str, list[int]]:
+        """What lives, by cell; nothing only if none of ``looks`` has seen anything."""
+        prefix = self._marker("")
+        for _ in range(looks):
+            if found := marked(prefix):
+                return {cell.removeprefix(prefix): pids for cell, pids in found.items()}
+        return {}
 
     def wait_for_nothing(self) -> dict[str, list[int]]:
         """Give the promise its time; return what is left then."""
         deadline = time.monotonic() + PROMISE_S
-        while (left := self.left()) and time.monotonic() < deadline:
+        while (left := self.left(looks=3)) and time.monotonic() < deadline:
             time.sleep(0.02)
         return left
 
     def kill(self) -> None:
         """End what a negative control has left."""
-        for _ in range(100):
-            left = self.left()
-            if not left:
-                return
+        deadline = time.monotonic() + 10
+        while left := self.left(looks=10):
+            assert time.monotonic() < deadline, f"cannot kill {left}"
             for pid in itertools.chain.from_iterable(left.values()):
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-        raise AssertionError(f"cannot kill {left}")
 
 
 def fork_server(server: Server) -> int:
@@ -100,7 +111,7 @@ def check_streams(battery: Battery, code: int) -> None:
     """The responses are complete, and at that moment nothing is left."""
     for cell, stream in battery.streams.items():
         assert exit_code(stream.rest()) == code, cell
-        assert not marked(battery._marker(cell)), cell
+        assert cell not in battery.left()
 
 
 def disconnect(battery: Battery) -> None:
@@ -194,14 +205,31 @@ def settings_for(event: Callable[[Battery], None]) -> dict[str, str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.__name__)
-@pytest.mark.parametrize("isolation", ["subreaper", "pidns"])
 def test_nothing_is_left(
-    start_server: StartServer,
-    tmp_path: Path,
-    event: Callable[[Battery], None],
-    isolation: str,
+    start_server: StartServer, tmp_path: Path, event: Callable[[Battery], None]
 ) -> None:
-    server = start_server({**settings_for(event), "RUN_ISOLATION": isolation})
+    server = start_server(settings_for(event))
+    with battery(server, tmp_path, event) as cells:
+        assert cells.wait_for_nothing() == {}
+
+
+def kill_everybody(battery: Battery) -> None:
+    """Server, fork server and supervisors at once: only a fence of the kernel stands this."""
+    pids = [battery.server.pid, fork_server(battery.server), *supervisors(battery.server)]
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "event",
+    [let_exit, time_out, disconnect, kill_server, kill_supervisors, kill_everybody],
+    ids=lambda event: event.__name__,
+)
+def test_nothing_is_left_in_a_pid_namespace(
+    start_server: StartServer, tmp_path: Path, event: Callable[[Battery], None]
+) -> None:
+    server = start_server({**settings_for(event), "RUN_ISOLATION": "pidns"})
     with battery(server, tmp_path, event) as cells:
         assert cells.wait_for_nothing() == {}
 
@@ -225,3 +253,139 @@ def test_the_battery_finds_what_the_usual_way_leaves(
         else:
             event(cells)
         assert cells.wait_for_nothing() != {}
+
+
+def test_a_background_process_that_holds_stdout_hangs_nothing_and_costs_nothing(
+    server: Server,
+) -> None:
+    script = "head -c 300000 /dev/zero | tr '\\0' x; sleep 60 & echo $!"
+    events = server.run("sh", "-c", script)
+    text = text_of(events, "stdout")
+    assert text[:300_000] == "x" * 300_000
+    assert not alive(int(text[300_000:]))
+    assert exit_code(events) == 0
+
+
+def test_the_command_sees_three_descriptors_default_signals_and_its_own_session(
+    start_server: StartServer,
+) -> None:
+    # The server gets what a careless parent hands on: ignored signals and an open file.
+    careless = [
+        "sh",
+        "-c",
+        "trap '' HUP INT QUIT TERM PIPE USR1; exec 7</dev/null; exec \"$@\"",
+        "-",
+    ]
+    server = start_server(prefix=careless)
+    # Python itself ignores SIGPIPE and SIGXFSZ; grep reports what it was given.
+    script = "ls /proc/self/fd; grep -E 'SigIgn|SigBlk' /proc/self/status; ps -o sid=,pid= -p $$"
+    lines = text_of(server.run("sh", "-c", script), "stdout").splitlines()
+    assert lines[:4] == ["0", "1", "2", "3"]  # 3 is ls, looking
+    assert lines[4:6] == ["SigBlk:\t0000000000000000", "SigIgn:\t0000000000000000"]
+    session, pid = lines[6].split()
+    assert session == pid
+
+
+def test_the_supervisor_keeps_the_deadline_while_the_server_is_stopped(
+    start_server: StartServer,
+) -> None:
+    server = start_server({**SETTINGS, "RUN_RESPONSE_TIMEOUT_SECONDS": "1"})
+    with server.stream("sh", "-c", "trap '' TERM; echo $$; sleep 60") as stream:
+        pid = int(stream.next_event()["data"])
+        server.signal(signal.SIGSTOP)
+        try:
+            wait_gone(pid)
+        finally:
+            server.signal(signal.SIGCONT)
+        events = stream.rest()
+    assert "timed out" in text_of(events, "stderr")
+    assert exit_code(events) == 124
+
+
+def test_a_killed_supervisor_costs_its_own_run_only(start_server: StartServer) -> None:
+    server = start_server(SETTINGS)
+    with (
+        server.stream("sh", "-c", "echo $$; exec sleep 60") as lost,
+        server.stream("sh", "-c", "echo $$; exec sleep 60") as other,
+    ):
+        lost_pid = int(lost.next_event()["data"])
+        other_pid = int(other.next_event()["data"])
+        os.kill(parent(lost_pid), signal.SIGKILL)
+        events = lost.rest()
+        assert text_of(events, "stderr") == "The run's supervisor was killed: the run is lost.\n"
+        assert exit_code(events) == 125
+        assert not alive(lost_pid)
+        assert alive(other_pid)
+        os.kill(other_pid, signal.SIGTERM)
+        assert exit_code(other.rest()) == 143
+
+
+def test_a_killed_fork_server_is_replaced_and_costs_no_run(start_server: StartServer) -> None:
+    server = start_server(SETTINGS)
+    with server.stream("sh", "-c", "echo $$; exec sleep 60") as stream:
+        pid = int(stream.next_event()["data"])
+        os.kill(fork_server(server), signal.SIGKILL)
+        for _ in range(5):
+            assert exit_code(server.run("sh", "-c", "exit 7")) == 7
+        assert alive(pid)
+        os.kill(pid, signal.SIGKILL)
+        assert exit_code(stream.rest()) == 137
+    assert any("fork server died" in line for line in server.log)
+
+
+def test_idle_supervisors_that_were_killed_are_not_used(start_server: StartServer) -> None:
+    server = start_server(SETTINGS)
+    server.run("true")
+    for pid in supervisors(server):
+        os.kill(pid, signal.SIGKILL)
+    assert exit_code(server.run("true")) == 0
+
+
+@pytest.mark.slow
+def test_two_thousand_runs_leave_no_descriptor_and_no_zombie(start_server: StartServer) -> None:
+    server = start_server()
+
+    def everything() -> tuple[int, int, int]:
+        helpers = [fork_server(server), *supervisors(server)]
+        fds = open_fds(server.pid) + sum(open_fds(pid) for pid in helpers)
+        zombies = [pid for pid in descendants(server.pid) if state(pid) == "Z"]
+        return len(helpers), fds, len(zombies)
+
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+
+    def run(count: int) -> None:
+        for _ in range(count):
+            connection.request(
+                "POST", "/run", '{"cli": "true"}', {"Content-Type": "application/json"}
+            )
+            assert connection.getresponse().read() == b'{"type":"exit","code":0}\n'
+
+    run(100)
+    before = everything()
+    assert before[2] == 0
+    run(2000)
+    assert everything() == before
+    connection.close()
+
+
+@pytest.mark.slow
+def test_a_run_outlives_the_servers_idle_threads(start_server: StartServer) -> None:
+    """Trio's worker threads end after 10 idle seconds; PR_SET_PDEATHSIG would fire then."""
+    with ExitStack() as stack:
+        streams = []
+        for isolation in ("subreaper", "pidns"):
+            server = start_server({"RUN_ISOLATION": isolation})
+            streams.append(stack.enter_context(server.stream("sh", "-c", "sleep 12; echo done")))
+        for stream in streams:
+            assert text_of(stream.rest(), "stdout") == "done\n"
+
+
+def test_process_group_isolation_says_what_it_does_not_cover(start_server: StartServer) -> None:
+    server = start_server({"RUN_ISOLATION": "process-group", "RUN_KILL_GRACE_SECONDS": "0.3"})
+    (warning,) = [line for line in server.log if "WARNING" in line]
+    assert "outlives" in warning
+    with server.stream("sh", "-c", "trap '' TERM; sleep 60 & echo $!; sleep 60") as stream:
+        pid = int(stream.next_event()["data"])
+    wait_gone(pid)
+    assert exit_code(server.run("sh", "-c", "sleep 60 & exit 4")) == 4
+    assert exit_code(server.run("no-such-cli")) == 127
