@@ -67,8 +67,7 @@ for version in 3.11 3.12 3.13; do
     "$env/bin/mypy"
   fi
   echo "== tests under Python $version"
-  # The slow tests try the kernel and the engine more than the interpreter: once is enough.
-  "$env/bin/python" -m pytest ${tested:+-m "not slow"} "$@"
+  "$env/bin/python" -m pytest "$@"
   tested+=" $version"
 done
 if [ -z "$tested" ]; then

@@ -11,41 +11,43 @@ Standard library only; run by ``python -I -S`` (see ``pool.py``).
 
 import gc
 import os
-import select
 import signal
 import socket
 import sys
-import traceback
 from contextlib import suppress
 
 from codex_serve.supervision import kernel, tree, wire
-from codex_serve.supervision.supervisor import Wakeup, supervise
+from codex_serve.supervision.supervisor import open_wakeup, supervise, wait
 
 ORPHAN_INTERVAL_S = 0.005
 
 
 def main(control_fd: int, *, pid_namespace: bool) -> None:
-    """Serve ``wire.Fork`` messages on ``control_fd`` until the server is gone."""
+    """Serve ``wire.FORK`` messages on ``control_fd`` until the server is gone."""
     os.setsid()
     kernel.become_subreaper()
-    _default_signals()
+    _set_signals()
     gc.collect()
-    gc.freeze()  # a collection in a child would write to every page that it shares
+    gc.freeze()
+    gc.disable()  # a collection in a child would write to every page that it shares
     _ForkServer(socket.socket(fileno=control_fd), pid_namespace=pid_namespace).run()
 
 
-def _default_signals() -> None:
-    """Give commands the signal settings of a fresh process, whatever ours were.
+def _set_signals() -> None:
+    """Set signals for supervisors and commands, whatever the server's parent did.
 
-    The signals that say "end" must end neither this process nor a supervisor,
-    and yet be at their defaults in a command: an exec keeps an ignored signal
-    ignored and resets a handled one.
+    Those that say "end" end no supervisor: a service manager that stops the
+    server may send SIGTERM to all its processes, and those that clean up must
+    be the last to go.
     """
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        if signal.getsignal(number) is signal.SIG_IGN:
-            signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # Popen gives it back to commands
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    # Handled, not ignored: what is ignored stays so in a command. SIGCHLD needs
+    # a handler to wake anybody up.
+    for number in (
+        *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT),
+        *(signal.SIGPIPE, signal.SIGCHLD),
+    ):
         signal.signal(number, lambda *_: None)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
@@ -56,7 +58,7 @@ class _ForkServer:
     def __init__(self, control: socket.socket, *, pid_namespace: bool) -> None:
         self._control = control
         self._pid_namespace = pid_namespace
-        self._wakeup = Wakeup()
+        self._wakeup = open_wakeup()
         self._supervisors: set[int] = set()
         self._killed: list[int] = []
         self._server_gone = False
@@ -66,7 +68,7 @@ class _ForkServer:
 
     def run(self) -> None:
         """Fork, reap, and kill orphans, until there is nobody to do it for."""
-        while tree.reap(self._on_exit) or not self._server_gone:
+        while self._reap() or not self._server_gone:
             wait_s = None
             if self._killed:
                 if any(child not in self._supervisors for child in tree.children(os.getpid())):
@@ -74,13 +76,21 @@ class _ForkServer:
                     wait_s = ORPHAN_INTERVAL_S
                 else:
                     self._report()
-            self._wait(wait_s)
+            if wait(self._wakeup[0], None if self._server_gone else self._control, wait_s):
+                message, fds = wire.receive(self._control, max_fds=1)
+                if message == wire.GONE:
+                    self._server_gone = True
+                else:
+                    self._fork(*fds)
 
-    def _on_exit(self, pid: int, status: int) -> None:
-        if pid in self._supervisors:
+    def _reap(self) -> bool:
+        """Take note of supervisors that have ended; return whether children are left."""
+        ended, left = tree.reap()
+        for pid in self._supervisors.intersection(ended):
             self._supervisors.discard(pid)
-            if status != 0:
+            if ended[pid] != 0:
                 self._killed.append(pid)
+        return left
 
     def _report(self) -> None:
         """Tell the server that no orphan of the killed supervisors is left."""
@@ -88,21 +98,7 @@ class _ForkServer:
         if not self._server_gone:
             with suppress(OSError):  # it has just gone; the next look at the socket tells
                 for pid in killed:
-                    wire.send(self._control, wire.OrphansGone(pid))
-
-    def _wait(self, seconds: float | None) -> None:
-        sources: list[int] = [self._wakeup.fd]
-        if not self._server_gone:
-            sources.append(self._control.fileno())
-        ready, _, _ = select.select(sources, [], [], seconds)
-        if self._wakeup.fd in ready:
-            self._wakeup.clear()
-        if self._control.fileno() in ready:
-            message, fds = wire.receive(self._control, max_fds=1)
-            if message is None:
-                self._server_gone = True
-            else:
-                self._fork(*fds)
+                    wire.send(self._control, (wire.ORPHANS_GONE, pid))
 
     def _fork(self, lifeline_fd: int) -> None:
         try:
@@ -113,12 +109,13 @@ class _ForkServer:
         if pid == 0:
             try:
                 self._control.close()
-                self._wakeup.close()
+                for fd in self._wakeup:
+                    os.close(fd)
                 supervise(socket.socket(fileno=lifeline_fd), pid_namespace=self._pid_namespace)
             except OSError:
                 pass  # the server has gone in the middle of a sentence
             except BaseException:
-                traceback.print_exc(file=sys.stderr)
+                sys.excepthook(*sys.exc_info())
             finally:
                 os._exit(1)
         self._supervisors.add(pid)

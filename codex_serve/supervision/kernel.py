@@ -15,6 +15,10 @@ _MS_REC_PRIVATE = 0x4000 | 0x4_0000
 _MS_NOSUID_NODEV_NOEXEC = 2 | 4 | 8
 
 _libc = ctypes.CDLL(None, use_errno=True)
+# Told its types, ctypes makes the call without making objects for it, and every
+# object that a supervisor makes or touches is a page that it no longer shares.
+_prctl = _libc.prctl
+_prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
 
 
 def become_subreaper() -> None:
@@ -25,7 +29,7 @@ def become_subreaper() -> None:
     Raises:
       OSError: the kernel has no subreapers.
     """
-    _check(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+    _check(_prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
 
 
 def die_with_parent(number: int) -> None:
@@ -34,7 +38,7 @@ def die_with_parent(number: int) -> None:
     Source: prctl(2), ``PR_SET_PDEATHSIG``. Safe only below a process with a
     single thread: it is the thread's end that counts, not the process's.
     """
-    _check(_libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0))
+    _check(_prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0))
 
 
 def enter_pid_namespace() -> None:

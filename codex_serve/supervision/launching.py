@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 
 from codex_serve.errors import LaunchError
+from codex_serve.launchers import Launch
 
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
@@ -15,27 +16,23 @@ _REASONS: Mapping[int, str] = {
 }
 
 
-def launch_error(command: str, path: str | None, error: OSError) -> LaunchError:
-    """Explain why ``command`` could not be executed.
+def candidates(launch: Launch) -> list[str]:
+    """Return where the command may be, in the order in which ``execvp`` looks."""
+    command = launch.argv[0]
+    if "/" in command:
+        return [command]
+    folders = launch.env.get("PATH", os.defpath).split(os.pathsep)
+    return [os.path.join(folder, command) for folder in folders]
 
-    Args:
-      command: as it was asked for.
-      path: the ``PATH`` it was looked up on, ``None`` for the system's default.
-      error: what the attempt raised.
-    """
-    found = _exists(command, path)
+
+def launch_error(launch: Launch, error: OSError) -> LaunchError:
+    """Explain why ``launch`` could not be executed, given what the attempt raised."""
+    command = launch.argv[0]
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        if not found:
+        if not any(map(os.path.exists, candidates(launch))):
             where = "" if "/" in command else " on PATH"
             return LaunchError(NOT_FOUND, f"{command}: command not found{where}")
         reason = "the interpreter or loader that it names does not exist"
     else:
         reason = _REASONS.get(error.errno or 0) or os.strerror(error.errno or 0)
     return LaunchError(NOT_EXECUTABLE, f"{command}: cannot be executed: {reason}")
-
-
-def _exists(command: str, path: str | None) -> bool:
-    if "/" in command:
-        return os.path.exists(command)
-    folders = (os.defpath if path is None else path).split(os.pathsep)
-    return any(os.path.exists(os.path.join(folder, command)) for folder in folders)

@@ -21,7 +21,7 @@ from codex_serve.errors import ChildLostError, LaunchError
 from codex_serve.launchers import Launch
 from codex_serve.supervision import tree, wire
 from codex_serve.supervision.child import Ended
-from codex_serve.supervision.launching import launch_error
+from codex_serve.supervision.launching import candidates, launch_error
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ without it. The kernel holds a process that waits for a disk or a network file."
 ORPHANS_S = 2.0
 """How long what a killed supervisor left may take to be gone."""
 
+ORPHAN_INTERVAL_S = 0.005
 RESTART_S = 0.05
 ATTEMPTS = 3
 
@@ -60,8 +61,8 @@ class Supervisor:
         """Send a message. Raises ``OSError`` when the process is gone."""
         wire.send(self._sock, message, fds)
 
-    async def receive(self) -> wire.Message | None:
-        """Wait for a message; ``None`` when the process is gone."""
+    async def receive(self) -> wire.Message:
+        """Wait for a message; ``wire.GONE`` when the process is gone."""
         return await _receive(self._sock)
 
     def close(self) -> None:
@@ -89,15 +90,14 @@ class SupervisedChild:
 
     async def wait(self) -> Ended:
         """See ``Child.wait``."""
-        message = await self._supervisor.receive()
-        match message:
-            case wire.Clean():
+        match await self._supervisor.receive():
+            case (wire.CLEAN, wait_status, timed_out):
                 self._over = True
-                return Ended(os.waitstatus_to_exitcode(message.wait_status), message.timed_out)
-            case wire.Failed():
+                return Ended(os.waitstatus_to_exitcode(wait_status), timed_out)
+            case (wire.FAILED, number):
                 self._over = True
-                error = OSError(message.errno, os.strerror(message.errno))
-                raise launch_error(self._launch.argv[0], self._launch.env.get("PATH"), error)
+                error = OSError(number, os.strerror(number))
+                raise launch_error(self._launch, error)
             case _:
                 await self._pool.wait_for_orphans(self._supervisor.pid)
                 raise ChildLostError("The run's supervisor was killed: the run is lost.")
@@ -107,7 +107,7 @@ class SupervisedChild:
         if self._over or self._given_up:
             return
         try:
-            self._supervisor.send(wire.Stop())
+            self._supervisor.send((wire.STOP,))
             with trio.fail_after(self._pool.grace_s + HELD_S):
                 await self.wait()
         except trio.TooSlowError:
@@ -152,7 +152,8 @@ class SupervisorPool:
 
     async def _start(self, launch: Launch, stdio: tuple[int, ...], limit_s: float) -> Supervisor:
         """Hand ``launch`` to a supervisor that lives."""
-        spec = wire.Spec(
+        spec = (
+            tuple(map(os.fsencode, candidates(launch))),
             tuple(map(os.fsencode, launch.argv)),
             {os.fsencode(name): os.fsencode(value) for name, value in launch.env.items()},
         )
@@ -161,7 +162,7 @@ class SupervisorPool:
             while True:
                 supervisor = self._idle.pop() if self._idle else await self.fork()
                 try:
-                    supervisor.send(wire.Start(limit_s, self.grace_s), (*stdio, spec_fd))
+                    supervisor.send((wire.START, limit_s, self.grace_s), (*stdio, spec_fd))
                 except OSError:  # it was killed while it waited
                     self.give_back(supervisor, reusable=False)
                 else:
@@ -210,9 +211,9 @@ class SupervisorPool:
             except BaseException:
                 supervisor.close()
                 raise
-            if isinstance(message, wire.Ready):
-                supervisor.pid = message.pid
-                self._known.add(message.pid)
+            if message != wire.GONE:
+                _, supervisor.pid = message
+                self._known.add(supervisor.pid)
                 return supervisor
             supervisor.close()
         raise LaunchError(125, "The server cannot start a supervisor for the command.")
@@ -222,7 +223,7 @@ class SupervisorPool:
             await self._up.wait()
             assert self._control is not None
             try:
-                return wire.send(self._control, wire.Fork(), (lifeline_fd,))
+                return wire.send(self._control, (wire.FORK,), (lifeline_fd,))
             except BlockingIOError:
                 await trio.lowlevel.wait_writable(self._control)
             except OSError:  # it is dead, and its successor not there yet
@@ -272,9 +273,9 @@ class SupervisorPool:
     async def _listen(self) -> None:
         """Take in what the fork server says until it is gone."""
         assert self._control is not None
-        while (message := await _receive(self._control)) is not None:
-            if isinstance(message, wire.OrphansGone):
-                self._orphans_gone(message.supervisor)
+        while (message := await _receive(self._control)) != wire.GONE:
+            _, pid = message
+            self._orphans_gone(pid)
 
     async def _close(self) -> None:
         for supervisor in self._idle:
@@ -309,11 +310,10 @@ class SupervisorPool:
         """
         with trio.open_signal_receiver(signal.SIGCHLD) as signals:
             async for _ in signals:
-                ended: list[int] = []
-                tree.reap(lambda pid, _: ended.append(pid))  # noqa: B023
+                ended, _ = tree.reap()
                 while self._fork_server_died and self._kill_orphans():
-                    await trio.sleep(0.005)
-                    tree.reap(lambda pid, _: ended.append(pid))  # noqa: B023
+                    await trio.sleep(ORPHAN_INTERVAL_S)
+                    ended |= tree.reap()[0]
                 for pid in self._known.intersection(ended):
                     self._orphans_gone(pid)
 
@@ -347,7 +347,7 @@ async def open_pool(grace_s: float, *, pid_namespace: bool) -> AsyncIterator[Sup
         nursery.cancel_scope.cancel()
 
 
-async def _receive(sock: socket.socket) -> wire.Message | None:
+async def _receive(sock: socket.socket) -> wire.Message:
     while True:
         try:
             return wire.receive(sock)[0]

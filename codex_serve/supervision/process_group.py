@@ -84,7 +84,7 @@ class ProcessGroupStarter:
                 start_new_session=True,
             )
         except OSError as error:
-            raise launch_error(launch.argv[0], launch.env.get("PATH"), error) from error
+            raise launch_error(launch, error) from error
         child = GroupedChild(process, self._grace_s)
         try:
             yield child

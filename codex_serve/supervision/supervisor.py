@@ -3,7 +3,7 @@
 It is the subreaper of all that the command starts. When the command exits, the
 server says stop, the time limit passes, or the server is gone (the lifeline
 ends), it asks the whole tree to end, kills what is left after the grace, and
-says ``Clean`` only when the kernel says that there is no child left.
+says ``CLEAN`` only when the kernel says that there is no child left.
 
 After that it has no child, no descriptor and no state of the run, and waits
 for the next: starting a supervisor costs more than starting a command.
@@ -11,12 +11,11 @@ for the next: starting a supervisor costs more than starting a command.
 Standard library only: the fork server loads it before it forks.
 """
 
-import math
+import errno
 import os
 import select
 import signal
 import socket
-import subprocess
 import time
 from typing import NoReturn
 
@@ -30,25 +29,28 @@ die (a process that the kernel holds, or that is another user's)."""
 LONGEST_WAIT_S = 86_400.0
 
 
-class Wakeup:
-    """A descriptor that becomes readable when a child ends."""
+def open_wakeup() -> tuple[int, int]:
+    """Make a pipe whose reading end becomes readable when a child ends.
 
-    def __init__(self) -> None:
-        self.fd, self._write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
+    Returns:
+      The reading and the writing end, both to be closed by the caller.
+    """
+    read_fd, write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
+    return read_fd, write_fd
 
-    def __repr__(self) -> str:
-        return f"<Wakeup fd={self.fd}>"
 
-    def clear(self) -> None:
-        """Make it unreadable until the next child ends."""
-        os.read(self.fd, 4096)
+def wait(wakeup_fd: int, sock: socket.socket | None, seconds: float | None) -> bool:
+    """Wait for a child to end, for a message on ``sock``, or for ``seconds``.
 
-    def close(self) -> None:
-        """Give the descriptors back; another ``Wakeup`` has to be made."""
-        signal.set_wakeup_fd(-1)
-        os.close(self.fd)
-        os.close(self._write_fd)
+    Returns:
+      Whether ``sock`` has something to be received.
+    """
+    fds = [wakeup_fd] if sock is None else [wakeup_fd, sock.fileno()]
+    ready, _, _ = select.select(fds, [], [], seconds)
+    if wakeup_fd in ready:
+        os.read(wakeup_fd, 4096)
+    return sock is not None and sock.fileno() in ready
 
 
 def supervise(lifeline: socket.socket, *, pid_namespace: bool) -> NoReturn:
@@ -60,25 +62,65 @@ def supervise(lifeline: socket.socket, *, pid_namespace: bool) -> NoReturn:
     """
     os.setsid()
     kernel.become_subreaper()
-    wakeup = Wakeup()
-    wire.send(lifeline, wire.Ready(os.getpid()))
+    wakeup_fd, _ = open_wakeup()
+    wire.send(lifeline, (wire.READY, os.getpid()))
     while True:
         message, fds = wire.receive(lifeline, max_fds=4)
-        if message is None:
+        if message == wire.GONE:
             os._exit(0)
-        if not isinstance(message, wire.Start):
-            continue  # a Stop that crossed the end of the command
+        if message[0] != wire.START:
+            continue  # a STOP that crossed the end of the command
         try:
             leader = _start(*fds, pid_namespace=pid_namespace)
         except OSError as error:
-            wire.send(lifeline, wire.Failed(error.errno or 0))
+            wire.send(lifeline, (wire.FAILED, error.errno or 0))
             continue
         finally:
             for fd in fds:
                 os.close(fd)
-        _Watch(lifeline, wakeup, leader, message).run()
+        _, limit_s, grace_s = message
+        _watch(lifeline, wakeup_fd, leader, limit_s, grace_s)
         if pid_namespace:
             os._exit(0)  # a process can make only one
+
+
+def _watch(
+    lifeline: socket.socket, wakeup_fd: int, leader: int, limit_s: float, grace_s: float
+) -> None:
+    """Watch the tree of ``leader`` until it is gone and say so; exit if the server is gone."""
+    ending: tree.Terminator | None = None
+    kill_at: float | None = None
+    timed_out = server_gone = stop = False
+    leader_status: int | None = None
+    deadline = time.monotonic() + limit_s
+    interval_s = FIRST_INTERVAL_S
+    while True:
+        ended, left = tree.reap()
+        leader_status = ended.get(leader, leader_status)
+        if not left:
+            break
+        now = time.monotonic()
+        if leader_status is None and now >= deadline:
+            timed_out = True
+        if kill_at is None and (leader_status is not None or timed_out or stop):
+            kill_at = now + grace_s
+            ending = tree.Terminator()
+        if kill_at is None or ending is None:
+            wait_s = min(deadline - now, LONGEST_WAIT_S)
+        elif now < kill_at:
+            ending.ask()
+            wait_s = min(kill_at - now, LONGEST_WAIT_S)
+        else:
+            tree.kill_descendants()
+            wait_s = interval_s
+            interval_s = min(2 * interval_s, LAST_INTERVAL_S)
+        if wait(wakeup_fd, None if server_gone else lifeline, wait_s):
+            message, _ = wire.receive(lifeline)
+            server_gone = message == wire.GONE
+            stop = True
+    if server_gone:
+        os._exit(0)
+    wire.send(lifeline, (wire.CLEAN, leader_status, timed_out))
 
 
 def _start(stdin: int, stdout: int, stderr: int, spec_fd: int, *, pid_namespace: bool) -> int:
@@ -94,18 +136,32 @@ def _start(stdin: int, stdout: int, stderr: int, spec_fd: int, *, pid_namespace:
 
 
 def _execute(spec: wire.Spec, stdio: tuple[int, int, int]) -> int:
+    """Execute the command in a session of its own.
+
+    Its signals are at their defaults, because all that this process has changed
+    are handlers, which an exec resets (see ``fork_server``). All descriptors
+    but the three are close-on-exec (PEP 446). ``posix_spawn`` does not copy
+    this process's memory tables, as a fork does, and touches few of the pages
+    that it shares with the fork server.
+    """
+    paths, argv, env = spec
     stdin, stdout, stderr = stdio
-    # Python uses vfork for this, so a command costs less here than a fork would.
-    process = subprocess.Popen(
-        spec.argv,
-        env=spec.env,
-        stdin=stdin,
-        stdout=stdout,
-        stderr=stderr,
-        start_new_session=True,
-    )
-    process.returncode = 0  # the reaping is ours: Popen must not wait for it as well
-    return process.pid
+    dup2 = os.POSIX_SPAWN_DUP2
+    actions = ((dup2, stdin, 0), (dup2, stdout, 1), (dup2, stderr, 2))
+    failure = OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+    # A look costs microseconds, an attempt that fails costs a process. Where
+    # nothing looks right, the attempts tell why.
+    for path in [path for path in paths if os.access(path, os.X_OK)] or paths:
+        try:
+            return os.posix_spawn(path, argv, env, file_actions=actions, setsid=True)
+        except (FileNotFoundError, NotADirectoryError):
+            pass  # the next folder may have it
+        except PermissionError as error:
+            failure = error  # the next may have one that can be executed
+    try:
+        raise failure
+    finally:
+        del failure  # it refers to this frame, and nobody collects garbage here
 
 
 def _start_in_namespace(spec: wire.Spec, stdio: tuple[int, int, int]) -> int:
@@ -145,77 +201,9 @@ def _be_first_process(spec: wire.Spec, stdio: tuple[int, int, int], tell: int) -
             pid, status = os.waitpid(-1, 0)
             if pid == leader:
                 # A signal cannot be passed on: the first process survives it.
-                os._exit(_shell_code(status))
+                code = os.waitstatus_to_exitcode(status)
+                os._exit(code if code >= 0 else 128 - code)
     except OSError as error:
         os.write(tell, str(error.errno or 0).encode())
     finally:
         os._exit(1)
-
-
-def _shell_code(wait_status: int) -> int:
-    code = os.waitstatus_to_exitcode(wait_status)
-    return code if code >= 0 else 128 - code
-
-
-class _Watch:
-    """One command, from its start until nothing of it is left."""
-
-    def __init__(
-        self, lifeline: socket.socket, wakeup: Wakeup, leader: int, start: wire.Start
-    ) -> None:
-        self._lifeline = lifeline
-        self._wakeup = wakeup
-        self._leader = leader
-        self._grace_s = start.grace_s
-        self._deadline = time.monotonic() + start.limit_s
-        self._leader_status: int | None = None
-        self._timed_out = False
-        self._server_gone = False
-        self._stop = False
-
-    def __repr__(self) -> str:
-        return f"<_Watch leader={self._leader} status={self._leader_status}>"
-
-    def run(self) -> None:
-        """Watch until the tree is gone and say so; exit if the server is gone."""
-        terminator = tree.Terminator()
-        kill_at = math.inf
-        interval_s = FIRST_INTERVAL_S
-        while tree.reap(self._on_exit):
-            now = time.monotonic()
-            self._timed_out |= self._leader_status is None and now >= self._deadline
-            if kill_at == math.inf and self._must_end():
-                kill_at = now + self._grace_s
-            if kill_at == math.inf:
-                self._wait(self._deadline - now)
-            elif now < kill_at:
-                terminator.ask()
-                self._wait(kill_at - now)
-            else:
-                tree.kill_descendants()
-                self._wait(interval_s)
-                interval_s = min(2 * interval_s, LAST_INTERVAL_S)
-        if self._server_gone:
-            os._exit(0)
-        assert self._leader_status is not None  # it was our child, and we have none left
-        wire.send(self._lifeline, wire.Clean(self._leader_status, self._timed_out))
-
-    def _must_end(self) -> bool:
-        return self._leader_status is not None or self._timed_out or self._stop or self._server_gone
-
-    def _on_exit(self, pid: int, status: int) -> None:
-        if pid == self._leader:
-            self._leader_status = status
-
-    def _wait(self, seconds: float) -> None:
-        """Wait for a child to end, for the server to say something, or for ``seconds``."""
-        sources: list[int] = [self._wakeup.fd]
-        if not self._server_gone:
-            sources.append(self._lifeline.fileno())
-        ready, _, _ = select.select(sources, [], [], min(max(seconds, 0), LONGEST_WAIT_S))
-        if self._wakeup.fd in ready:
-            self._wakeup.clear()
-        if self._lifeline.fileno() in ready:
-            message, _ = wire.receive(self._lifeline)
-            self._server_gone = message is None
-            self._stop = True

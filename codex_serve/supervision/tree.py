@@ -1,6 +1,6 @@
 """The processes below this one: seen, signalled, reaped.
 
-The rule this file guards: ``reap`` saying ``GONE`` is proof. A process that is
+The rule this file guards: ``reap`` finding no child left is proof. A process that is
 the subreaper of all it started has every descendant below it until it has
 waited for it, so when the kernel says that there is no child left, there is no
 descendant left. Walking /proc only finds whom to signal; what it misses in one
@@ -11,10 +11,8 @@ Standard library only: the fork server and its supervisors load it.
 
 import os
 import signal
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
-
-GONE = "gone"
 
 
 def children(pid: int) -> list[int]:
@@ -40,23 +38,22 @@ def descendants(pid: int, spare: Collection[int] = ()) -> Iterator[int]:
                 waiting.append(child)
 
 
-def reap(on_exit: Callable[[int, int], None]) -> bool:
+def reap() -> tuple[dict[int, int], bool]:
     """Wait for every child that has ended, without blocking.
 
-    Args:
-      on_exit: told the pid and the wait status of each.
-
     Returns:
-      Whether children are left. ``False`` is the proof described above.
+      The wait status of each that has, by pid, and whether children are left.
+      That none is left is the proof described above.
     """
+    ended: dict[int, int] = {}
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
-            return False
+            return ended, False
         if pid == 0:
-            return True
-        on_exit(pid, status)
+            return ended, True
+        ended[pid] = status
 
 
 class Terminator:

@@ -2,71 +2,42 @@
 
 Each message is one packet of a ``SOCK_SEQPACKET`` socket pair, so there is no
 framing, and the end of file that comes when a party dies is told by the kernel.
-The parties run the same Python, so ``marshal`` is understood by all of them.
+A message is a tuple, its kind first. They are no classes on purpose: what a
+supervisor touches it no longer shares with the fork server, and each class
+costs it some 20 KB. The parties run the same Python, so they use ``marshal``.
+
+| message | from → to | descriptors |
+|---|---|---|
+| ``(FORK,)`` | server → fork server: make a supervisor | its lifeline |
+| ``(ORPHANS_GONE, pid)`` | fork server → server: nothing that the killed supervisor ``pid`` left is there any more | |
+| ``(READY, pid)`` | supervisor → server: it waits for a command | |
+| ``(START, limit_s, grace_s)`` | server → supervisor | stdin, stdout, stderr, the spec |
+| ``(STOP,)`` | server → supervisor: end the command | |
+| ``(FAILED, errno)`` | supervisor → server: the command could not be executed | |
+| ``(CLEAN, wait_status, timed_out)`` | supervisor → server: the command and all it started are gone | |
+
+A spec is ``(paths, argv, env)``: the first of ``paths`` that can be executed is.
+It travels in a memfd, because it can be megabytes.
 
 Standard library only: the fork server and its supervisors load it.
-"""
+"""  # noqa: E501 - a table
 
 import array
 import marshal
 import os
 import socket
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any
+
+FORK, ORPHANS_GONE, READY, START, STOP, FAILED, CLEAN = range(7)
+
+Message = tuple[Any, ...]
+Spec = tuple[tuple[bytes, ...], tuple[bytes, ...], dict[bytes, bytes]]
+
+GONE: Message = ()
+"""What is received when the other party is gone."""
 
 MAX_PACKET_BYTES = 4096
-_INT_SIZE = array.array("i").itemsize
-
-
-class Fork(NamedTuple):
-    """Server → fork server, with one end of a lifeline: make a supervisor."""
-
-
-class OrphansGone(NamedTuple):
-    """Fork server → server: what a killed supervisor left behind is gone."""
-
-    supervisor: int
-
-
-class Ready(NamedTuple):
-    """Supervisor → server: it waits for a command."""
-
-    pid: int
-
-
-class Start(NamedTuple):
-    """Server → supervisor, with stdin, stdout, stderr and a ``Spec`` in a memfd."""
-
-    limit_s: float
-    grace_s: float
-
-
-class Stop(NamedTuple):
-    """Server → supervisor: end the command now."""
-
-
-class Failed(NamedTuple):
-    """Supervisor → server: the command could not be executed."""
-
-    errno: int
-
-
-class Clean(NamedTuple):
-    """Supervisor → server: the command and all it started are gone."""
-
-    wait_status: int
-    timed_out: bool
-
-
-Message = Fork | OrphansGone | Ready | Start | Stop | Failed | Clean
-_KINDS: tuple[type[Message], ...] = (Fork, OrphansGone, Ready, Start, Stop, Failed, Clean)
-
-
-class Spec(NamedTuple):
-    """A command as it is executed. It travels in a memfd: it can be megabytes."""
-
-    argv: tuple[bytes, ...]
-    env: dict[bytes, bytes]
 
 
 def make_pair() -> tuple[socket.socket, socket.socket]:
@@ -81,43 +52,35 @@ def send(sock: socket.socket, message: Message, fds: Sequence[int] = ()) -> None
       BlockingIOError: a non-blocking socket is full; nothing was sent.
       OSError: the other party is gone.
     """
-    packet = marshal.dumps((_KINDS.index(type(message)), *message))
+    packet = marshal.dumps(message)
     if fds:
-        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))
-        sock.sendmsg([packet], [rights], socket.MSG_NOSIGNAL)
+        socket.send_fds(sock, [packet], fds, socket.MSG_NOSIGNAL)
     else:
         sock.send(packet, socket.MSG_NOSIGNAL)
 
 
-def receive(sock: socket.socket, max_fds: int = 0) -> tuple[Message | None, list[int]]:
-    """Receive one message and the descriptors with it, close-on-exec.
-
-    Returns:
-      ``None`` as the message when the other party is gone.
+def receive(sock: socket.socket, max_fds: int = 0) -> tuple[Message, list[int]]:
+    """Receive one message, or ``GONE``, and the descriptors with it, close-on-exec.
 
     Raises:
       BlockingIOError: a non-blocking socket has nothing.
     """
-    try:
-        packet, ancillary, _, _ = sock.recvmsg(
-            MAX_PACKET_BYTES, socket.CMSG_SPACE(max_fds * _INT_SIZE), socket.MSG_CMSG_CLOEXEC
-        )
-    except ConnectionResetError:  # it died with a message of ours unread
-        return None, []
     fds = array.array("i")
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            fds.frombytes(data[: len(data) - len(data) % _INT_SIZE])
-    if not packet:
-        return None, list(fds)
-    kind, *fields = marshal.loads(packet)  # noqa: S302 - from a process that we started
-    return _KINDS[kind](*fields), list(fds)
+    room = socket.CMSG_SPACE(max_fds * fds.itemsize)
+    try:
+        # Not socket.recv_fds: it drops the flag that makes them close-on-exec.
+        packet, ancillary, _, _ = sock.recvmsg(MAX_PACKET_BYTES, room, socket.MSG_CMSG_CLOEXEC)
+    except ConnectionResetError:  # it died with a message of ours unread
+        return GONE, []
+    for _, _, rights in ancillary:
+        fds.frombytes(rights)
+    return (marshal.loads(packet) if packet else GONE), fds.tolist()  # noqa: S302 - our own
 
 
 def write_spec(spec: Spec) -> int:
     """Return a memfd that holds ``spec``, to be closed by the caller."""
     fd = os.memfd_create("spec", os.MFD_CLOEXEC)
-    data = memoryview(marshal.dumps(tuple(spec)))
+    data = memoryview(marshal.dumps(spec))
     while data:
         data = data[os.write(fd, data) :]
     return fd
@@ -126,7 +89,8 @@ def write_spec(spec: Spec) -> int:
 def read_spec(fd: int) -> Spec:
     """Read what ``write_spec`` wrote. Leaves ``fd`` open."""
     size = os.fstat(fd).st_size
-    data = bytearray()
+    data = os.pread(fd, size, 0)
     while len(data) < size:
         data += os.pread(fd, size - len(data), len(data))
-    return Spec(*marshal.loads(data))  # noqa: S302 - from a process that we started
+    spec: Spec = marshal.loads(data)  # noqa: S302 - from our own process
+    return spec
