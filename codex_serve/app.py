@@ -17,8 +17,6 @@ from codex_serve.streaming import ProducedBody
 
 logger = logging.getLogger(__name__)
 
-BODY_TIMEOUT_S = 60
-
 _STREAM_HEADERS = {
     "Cache-Control": "no-store",
     "X-Accel-Buffering": "no",  # nginx holds a stream back until a buffer is full, else
@@ -29,7 +27,7 @@ def create_app(config: Config, runner: Runner) -> QuartTrio:
     """Return the application that answers for ``runner``."""
     app = QuartTrio("codex_serve", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_request_bytes
-    app.config["BODY_TIMEOUT"] = BODY_TIMEOUT_S
+    app.config["BODY_TIMEOUT"] = config.body_timeout_s
     app.config["RESPONSE_TIMEOUT"] = None  # Quart's 60 s would cut a stream silently
     app.url_map.merge_slashes = False  # it answers with redirects, which the plugin cannot follow
 
@@ -97,7 +95,7 @@ async def _refuse_http(error: HTTPException) -> Response:
             allowed = ", ".join(sorted(getattr(error, "valid_methods", None) or ()))
             detail = f"{request.path} takes {allowed}, not {request.method[:32]}."
         case 408:
-            detail = f"The request body did not arrive within {BODY_TIMEOUT_S} s."
+            detail = f"The request body did not arrive within {request.body_timeout:g} s."
         case 413:
             limit = request.max_content_length
             detail = f"The request body must not be larger than {limit} bytes."

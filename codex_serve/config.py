@@ -7,7 +7,7 @@ the same table for people; a test holds the two together.
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from codex_serve.errors import ConfigError
@@ -36,7 +36,7 @@ DEFAULT_ISOLATION = Isolation.SUBREAPER if sys.platform == "linux" else Isolatio
 
 @dataclass(frozen=True)
 class Config:
-    """The settings of one server, checked.
+    """The settings of one server, checked. Files they name are read by their users.
 
     Times are in seconds, sizes in bytes. ``warnings`` are sentences for the
     log about settings that were ignored.
@@ -52,6 +52,13 @@ class Config:
     kill_grace_s: float = 2.0
     shutdown_grace_s: float = 10.0
     write_timeout_s: float = 30.0
+    header_timeout_s: float = 30.0
+    body_timeout_s: float = 60.0
+    max_connections: int = 1000
+    token: str = field(default="", repr=False)
+    token_file: str = ""
+    tls_cert_file: str = ""
+    tls_key_file: str = ""
     isolation: Isolation = DEFAULT_ISOLATION
     log_level: str = "INFO"
     warnings: tuple[str, ...] = ()
@@ -92,6 +99,15 @@ class Config:
             kill_grace_s=_seconds(environ, "RUN_KILL_GRACE_SECONDS", cls.kill_grace_s),
             shutdown_grace_s=_seconds(environ, "SHUTDOWN_GRACE_SECONDS", cls.shutdown_grace_s),
             write_timeout_s=_seconds(environ, "WRITE_TIMEOUT_SECONDS", cls.write_timeout_s),
+            header_timeout_s=_seconds(environ, "HEADER_TIMEOUT_SECONDS", cls.header_timeout_s),
+            body_timeout_s=_seconds(environ, "BODY_TIMEOUT_SECONDS", cls.body_timeout_s),
+            max_connections=_variable_whole(
+                environ, "MAX_CONNECTIONS", cls.max_connections, 1, 1_000_000
+            ),
+            token=environ.get("CODEX_SERVE_TOKEN", "").strip(),
+            token_file=environ.get("CODEX_SERVE_TOKEN_FILE", ""),
+            tls_cert_file=environ.get("TLS_CERT_FILE", ""),
+            tls_key_file=environ.get("TLS_KEY_FILE", ""),
             isolation=_isolation(environ),
             log_level=_choice(environ, "LOG_LEVEL", cls.log_level, LOG_LEVELS).upper(),
             warnings=warnings,

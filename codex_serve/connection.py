@@ -6,7 +6,9 @@ same thing, a cancel of that nursery; and what a request started ends with it.
 """
 
 import socket
+import ssl
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 
 import trio
@@ -19,6 +21,9 @@ from hypercorn.utils import parse_socket_addr
 from codex_serve.http1 import Closing, Endpoints, Http1, Link
 
 RECEIVE_BYTES = 65_536
+CLOSE_S = 1.0
+"""How long saying goodbye over TLS may take."""
+
 LINGER_S = 5.0
 """How long a connection that closes ``LINGERING`` takes in what the peer sends.
 
@@ -33,26 +38,31 @@ class Limits:
 
     Attributes:
       write_timeout_s: for one write to be taken by the peer's machine.
-      head_timeout_s: from the accept, or the end of an exchange, until the
+      header_timeout_s: from the accept, or the end of an exchange, until the
         head of the next request is whole.
     """
 
     write_timeout_s: float
-    head_timeout_s: float
+    header_timeout_s: float
 
 
 class Connection:
-    """Serves HTTP on an accepted stream. Owns the stream."""
+    """Serves HTTP, or HTTPS where ``tls`` is given, on an accepted stream. Owns it."""
 
     def __init__(
         self,
-        stream: trio.SocketStream,
+        transport: trio.SocketStream,
+        tls: ssl.SSLContext | None,
         app: AppWrapper,
         config: HypercornConfig,
         context: WorkerContext,
         limits: Limits,
     ) -> None:
-        self._stream = stream
+        self._transport = transport
+        self._stream: trio.SocketStream | trio.SSLStream[trio.SocketStream] = transport
+        if tls is not None:
+            # The handshake is part of the first read, and so under its deadline.
+            self._stream = trio.SSLStream(transport, tls, server_side=True, https_compatible=True)
         self._app = app
         self._config = config
         self._context = context
@@ -95,7 +105,10 @@ class Connection:
         finally:
             if self._closing is Closing.RESET:
                 self._set_reset_on_close()
-            await trio.aclose_forcefully(self._stream)
+                await trio.aclose_forcefully(self._stream)
+            else:
+                with trio.move_on_after(CLOSE_S), suppress(trio.BrokenResourceError):
+                    await self._stream.aclose()
 
     def close_if_idle(self) -> None:
         """Close now if no request is being answered; else once it has been."""
@@ -103,9 +116,9 @@ class Connection:
             self._scope.cancel()
 
     def _endpoints(self) -> Endpoints:
-        sock = self._stream.socket
+        sock = self._transport.socket
         return Endpoints(
-            tls=False,
+            tls=self._stream is not self._transport,
             client=parse_socket_addr(sock.family, sock.getpeername()),
             server=parse_socket_addr(sock.family, sock.getsockname()),
         )
@@ -135,7 +148,7 @@ class Connection:
     def _set_idle(self, idle: bool) -> None:
         self._idle = idle
         self._scope.deadline = (
-            trio.current_time() + self._limits.head_timeout_s if idle else float("inf")
+            trio.current_time() + self._limits.header_timeout_s if idle else float("inf")
         )
 
     def _hang_up(self, closing: Closing) -> None:
@@ -146,7 +159,8 @@ class Connection:
         """Say that no more comes, and let the peer finish reading."""
         with trio.move_on_after(LINGER_S):
             try:
-                await self._stream.send_eof()
+                if isinstance(self._stream, trio.SocketStream):  # TLS cannot close one way
+                    await self._stream.send_eof()
                 while await self._stream.receive_some(RECEIVE_BYTES):
                     pass
             except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -155,4 +169,4 @@ class Connection:
     def _set_reset_on_close(self) -> None:
         """Make the close a reset, which also drops what was never taken."""
         linger = struct.pack("ii", 1, 0)
-        self._stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self._transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)

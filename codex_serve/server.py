@@ -4,37 +4,49 @@ The rule this file guards: an exception in one connection is one line in the
 log and never the end of the server, and a server that was told to stop stops.
 """
 
+import ipaddress
 import logging
 import os
 import signal
+import socket
+import ssl
 import sys
 from collections.abc import AsyncIterator, Awaitable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config as HypercornConfig
 from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import AppWrapper
+from hypercorn.typing import ASGIFramework
 from hypercorn.utils import repr_socket_addr
 
 from codex_serve import demo
 from codex_serve.app import create_app
+from codex_serve.auth import TokenGate, load_tokens
 from codex_serve.config import Config
 from codex_serve.connection import Connection, Limits
+from codex_serve.descriptors import reserve_descriptors
 from codex_serve.errors import ConfigError
+from codex_serve.events import encode_error
 from codex_serve.launchers import Launcher
 from codex_serve.launchers.local import launch_local
 from codex_serve.registry import Registry
 from codex_serve.run import Runner
 from codex_serve.supervision.starters import open_starter
+from codex_serve.tls import load_tls
 
 logger = logging.getLogger(__name__)
 
 BACKLOG = 1024
-HEAD_TIMEOUT_S = 30.0
-CLOSING_S = 5.0
+MAX_REFUSALS = 32
+"""How many connections beyond the limit are told so at a time; more are just closed."""
+
+REFUSAL_S = 1.0
+CLOSING_S = 2.0
 """How long the last events may take to reach their readers when the server stops."""
 
 
@@ -53,17 +65,26 @@ async def serve(config: Config) -> None:
     """
     for warning in config.warnings:
         logger.warning("%s", warning)
+    tokens, tls = load_tokens(config), load_tls(config)
+    max_files = reserve_descriptors(config.max_connections)
     registry = Registry()
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         listeners = await _listen(config)
-        async with open_starter(config) as start:
+        if not tokens and not all(map(_is_loopback, listeners)):
+            logger.warning(
+                "no token is set: whoever reaches this address can run %s as this user; "
+                "set CODEX_SERVE_TOKEN_FILE, or HOST=127.0.0.1",
+                ", ".join(config.clis),
+            )
+        async with open_starter(config, max_files) as start:
             runner = Runner(
                 launcher=_launcher(config),
                 start=start,
                 registry=registry,
                 timeout_s=config.run_timeout_s,
             )
-            edge = _Edge(ASGIWrapper(create_app(config, runner)), config)
+            app = cast(ASGIFramework, create_app(config, runner))
+            edge = _Edge(TokenGate(app, tokens) if tokens else app, tls, config)
             async with trio.open_nursery() as connections:
                 await _accept(edge, listeners, connections, until=_log_signal(signals))
                 await edge.close_idle()
@@ -92,20 +113,46 @@ async def _accept(
         for listener in listeners:
             sock = listener.socket
             address = repr_socket_addr(sock.family, sock.getsockname())
-            logger.info("listening on http://%s", address)
+            logger.info("listening on %s://%s", edge.scheme, address)
         await until
         nursery.cancel_scope.cancel()
 
 
 async def _listen(config: Config) -> list[trio.SocketListener]:
     try:
-        return await trio.open_tcp_listeners(config.port, host=config.host, backlog=BACKLOG)
+        listeners = await trio.open_tcp_listeners(config.port, host=config.host, backlog=BACKLOG)
     except OSError as error:
         reason = error.strerror or str(error)
         raise ConfigError(
             f"HOST and PORT must be an address of this machine that is free, "
             f"not {config.host}:{config.port}: {reason}"
         ) from error
+    for listener in listeners:
+        _notice_dead_peers(listener.socket, config.write_timeout_s)
+    return listeners
+
+
+def _notice_dead_peers(sock: trio.socket.SocketType, timeout_s: float) -> None:
+    """Let the kernel find out within about ``timeout_s`` that a peer is gone without a word.
+
+    For a connection that waits (keep-alive) and for one that is being written
+    to (user timeout). Linux hands the options of a listener on to what it accepts.
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in {
+        "TCP_KEEPIDLE": max(1, round(timeout_s / 2)),
+        "TCP_KEEPINTVL": max(1, round(timeout_s / 6)),
+        "TCP_KEEPCNT": 3,
+        "TCP_USER_TIMEOUT": max(1000, round(timeout_s * 1000)),
+    }.items():
+        if hasattr(socket, name):  # not all systems have all
+            limit = 2**31 - 1 if name == "TCP_USER_TIMEOUT" else 32_767
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), min(value, limit))
+
+
+def _is_loopback(listener: trio.SocketListener) -> bool:
+    address = listener.socket.getsockname()[0]
+    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
 async def _log_signal(signals: AsyncIterator[int]) -> None:
@@ -132,13 +179,17 @@ async def _drain(registry: Registry, signals: AsyncIterator[int], grace_s: float
 class _Edge:
     """The connections of one server, and what they share."""
 
-    def __init__(self, app: AppWrapper, config: Config) -> None:
-        self._app = app
+    def __init__(self, app: ASGIFramework, tls: ssl.SSLContext | None, config: Config) -> None:
+        self.scheme = "http" if tls is None else "https"
+        self._app = ASGIWrapper(app)
+        self._tls = tls
+        self._max_connections = config.max_connections
+        self._refusals = trio.CapacityLimiter(MAX_REFUSALS)
         self._http_config = HypercornConfig()
         self._http_config.errorlog = logging.getLogger("codex_serve.http")
         self._http_config.include_server_header = False
         self._context = WorkerContext(None)
-        self._limits = Limits(config.write_timeout_s, HEAD_TIMEOUT_S)
+        self._limits = Limits(config.write_timeout_s, config.header_timeout_s)
         self._connections: set[Connection] = set()
 
     def __repr__(self) -> str:
@@ -146,7 +197,12 @@ class _Edge:
 
     async def serve(self, stream: trio.SocketStream) -> None:
         """Serve one connection; what goes wrong with it is logged and stays here."""
-        connection = Connection(stream, self._app, self._http_config, self._context, self._limits)
+        if len(self._connections) >= self._max_connections:
+            await self._turn_away(stream)
+            return
+        connection = Connection(
+            stream, self._tls, self._app, self._http_config, self._context, self._limits
+        )
         self._connections.add(connection)
         try:
             await connection.run()
@@ -154,6 +210,32 @@ class _Edge:
             logger.error("a connection failed", exc_info=group)
         finally:
             self._connections.discard(connection)
+
+    async def _turn_away(self, stream: trio.SocketStream) -> None:
+        """Say that there are too many, where that can be said briefly, and close."""
+        body = encode_error(
+            "too_many_connections",
+            f"The server has its {self._max_connections} connections (MAX_CONNECTIONS); "
+            "try again later.",
+        )
+        head = (
+            "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\nRetry-After: 1\r\nConnection: close\r\n\r\n"
+        )
+        async with stream:
+            with (
+                suppress(trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError),
+                trio.move_on_after(REFUSAL_S),
+            ):
+                self._refusals.acquire_on_behalf_of_nowait(stream)
+                try:
+                    if self._tls is None:
+                        await stream.send_all(head.encode() + body)
+                        await stream.send_eof()
+                        while await stream.receive_some():
+                            pass
+                finally:
+                    self._refusals.release_on_behalf_of(stream)
 
     async def close_idle(self) -> None:
         """Close the connections that answer nothing now, the others after their answer."""

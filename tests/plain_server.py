@@ -47,7 +47,7 @@ async def start_plainly(
 
 
 @asynccontextmanager
-async def open_plain_starter(config: Config) -> AsyncIterator[Starter]:
+async def open_plain_starter(config: Config, max_files: int) -> AsyncIterator[Starter]:
     yield start_plainly
 
 

@@ -6,6 +6,7 @@ to ``MAX_IDLE``, and one is forked ahead, so that starting a run is one message.
 
 import logging
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -120,8 +121,11 @@ class SupervisedChild:
 class SupervisorPool:
     """A ``Starter`` that leaves nothing. Made by ``open_pool``."""
 
-    def __init__(self, grace_s: float, nursery: trio.Nursery, *, pid_namespace: bool) -> None:
+    def __init__(
+        self, grace_s: float, nursery: trio.Nursery, *, pid_namespace: bool, max_files: int
+    ) -> None:
         self.grace_s = grace_s
+        self._max_files = max_files
         self._pid_namespace = pid_namespace
         self._idle: list[Supervisor] = []
         self._known: set[int] = set()
@@ -265,6 +269,9 @@ class SupervisorPool:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
             )
+        # Before its first fork, so that all that comes of it has the limit.
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.prlimit(self._process.pid, resource.RLIMIT_NOFILE, (self._max_files, hard))
         if self._control is not None:
             self._control.close()
         self._control = ours
@@ -329,18 +336,21 @@ class SupervisorPool:
 
 
 @asynccontextmanager
-async def open_pool(grace_s: float, *, pid_namespace: bool) -> AsyncIterator[SupervisorPool]:
+async def open_pool(
+    grace_s: float, *, pid_namespace: bool, max_files: int
+) -> AsyncIterator[SupervisorPool]:
     """Start a fork server and one supervisor, and end them when left.
 
     Args:
       grace_s: seconds between SIGTERM and SIGKILL.
       pid_namespace: put each command into a PID namespace of its own.
+      max_files: the soft limit of open files for commands.
 
     Raises:
       LaunchError: no supervisor could be started.
     """
     async with trio.open_nursery() as nursery:
-        pool = SupervisorPool(grace_s, nursery, pid_namespace=pid_namespace)
+        pool = SupervisorPool(grace_s, nursery, pid_namespace=pid_namespace, max_files=max_files)
         await nursery.start(pool.keep_fork_server)
         pool.give_back(await pool.fork(), reusable=True)
         yield pool

@@ -20,8 +20,13 @@ logger = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def open_starter(config: Config) -> AsyncIterator[Starter]:
+async def open_starter(config: Config, max_files: int) -> AsyncIterator[Starter]:
     """Offer the starter that ``config.isolation`` names, for this whole process.
+
+    Args:
+      config: names it.
+      max_files: the soft limit of open files for commands, where it differs
+        from this process's own and the starter can set it.
 
     Raises:
       ConfigError: it does not work on this machine. There is no fallback: who
@@ -37,7 +42,9 @@ async def open_starter(config: Config) -> AsyncIterator[Starter]:
     pid_namespace = config.isolation is Isolation.PIDNS
     try:
         kernel.become_subreaper()
-        async with open_pool(config.kill_grace_s, pid_namespace=pid_namespace) as pool:
+        async with open_pool(
+            config.kill_grace_s, pid_namespace=pid_namespace, max_files=max_files
+        ) as pool:
             if pid_namespace:
                 await _try(pool)
             async with trio.open_nursery() as nursery:

@@ -1,0 +1,141 @@
+"""Tokens: who may use the server, and where a token never shows."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from conftest import TOOLS, StartServer
+from serving import Answer, Server
+
+TOKENS = ("first-token-0123456789", "second.token~0123456789")
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that knows one token from a file and one from its environment."""
+    file = tmp_path_factory.mktemp("tokens") / "tokens"
+    file.write_text(f"# for Gerrit\n\n  {TOKENS[0]}  \n")
+    settings = {"CODEX_SERVE_TOKEN_FILE": str(file), "CODEX_SERVE_TOKEN": TOKENS[1]}
+    with Server({**TOOLS, **settings}) as server:
+        yield server
+
+
+def get(server: Server, path: str, authorization: str | None = None) -> Answer:
+    headers = {} if authorization is None else {"Authorization": authorization}
+    return server.request("GET", path, None, headers)
+
+
+@pytest.mark.parametrize("token", TOKENS)
+def test_each_token_opens_as_a_header_and_as_a_prefix_of_the_path(
+    guarded: Server, token: str
+) -> None:
+    assert get(guarded, "/models", f"Bearer {token}").status == 200
+    assert get(guarded, "/models", f"bearer  {token}").status == 200
+    assert get(guarded, f"/t/{token}/models").status == 200
+    assert get(guarded, f"/t/{token}//models").status == 200  # a base URL that ends in a slash
+    answer = guarded.post({"cli": "sh", "args": ["-c", "echo in"]}, path=f"/t/{token}/run")
+    assert answer.events[0] == {"type": "stdout", "data": "in\n"}
+
+
+@pytest.mark.parametrize(
+    ("path", "authorization"),
+    [
+        ("/models", None),
+        ("/clis", None),
+        ("/nope", None),
+        ("/models", "Bearer wrong-token-0123456789"),
+        ("/models", f"Bearer {TOKENS[0]}x"),
+        ("/models", f"Bearer {TOKENS[0][:-1]}"),
+        ("/models", f"Basic {TOKENS[0]}"),
+        ("/models", "Bearer"),
+        ("/models", "Bearer \xe9"),
+        ("/t/wrong-token-0123456789/models", None),
+        ("/t//models", None),
+        (f"/t/{TOKENS[0]}", None),
+        (f"/x/t/{TOKENS[0]}/models", None),
+    ],
+)
+def test_without_a_right_token_everything_is_401(
+    guarded: Server, path: str, authorization: str | None
+) -> None:
+    answer = get(guarded, path, authorization)
+    assert (answer.status, answer.error["code"]) == (401, "unauthorized")
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
+    assert answer.error["data"] == answer.error["detail"]
+
+
+def test_a_refused_run_starts_nothing(guarded: Server, tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    body = {"cli": "sh", "args": ["-c", f"touch {trace}"]}
+    assert guarded.post(body).status == 401
+    assert guarded.post(json.dumps(body).encode() + b" " * 20_000_000).status == 401
+    assert not trace.exists()
+
+
+def test_a_token_appears_in_no_log_and_in_no_answer(start_server: StartServer) -> None:
+    server = start_server({"CODEX_SERVE_TOKEN": TOKENS[0], "LOG_LEVEL": "DEBUG"})
+    answers = [
+        get(server, f"/t/{TOKENS[0]}/nope"),
+        get(server, f"/t/{TOKENS[0]}/run"),
+        get(server, f"/t/{TOKENS[0]}x/models"),
+        server.post(b"{", path=f"/t/{TOKENS[0]}/run"),
+        server.post({"cli": "sh", "args": ["-c", "true"]}, path=f"/t/{TOKENS[0]}/run"),
+    ]
+    assert [answer.status for answer in answers] == [404, 405, 401, 400, 200]
+    assert not any(TOKENS[0] in str(answer.body) for answer in answers)
+    assert not any(TOKENS[0] in line for line in server.log)
+
+
+def test_an_open_server_beyond_loopback_warns_once(start_server: StartServer) -> None:
+    server = start_server(args=["--host", "0.0.0.0"])
+    (warning,) = [line for line in server.log if "WARNING" in line]
+    assert "whoever reaches this address can run sh, python3" in warning
+    assert "CODEX_SERVE_TOKEN_FILE" in warning
+
+
+@pytest.mark.parametrize(
+    ("host", "token"), [("127.0.0.1", ""), ("::1", ""), ("0.0.0.0", TOKENS[0])]
+)
+def test_a_guarded_or_local_server_does_not_warn(
+    start_server: StartServer, host: str, token: str
+) -> None:
+    server = start_server({"CODEX_SERVE_TOKEN": token}, ["--host", host])
+    assert not any("WARNING" in line for line in server.log)
+
+
+@pytest.mark.parametrize(
+    ("variable", "content", "words"),
+    [
+        ("CODEX_SERVE_TOKEN", "short", "at least 16 characters"),
+        ("CODEX_SERVE_TOKEN", "with/slash-0123456789", "at least 16 characters"),
+        ("CODEX_SERVE_TOKEN_FILE", None, "No such file"),
+        ("CODEX_SERVE_TOKEN_FILE", "# nothing\n", "must hold a token"),
+        ("CODEX_SERVE_TOKEN_FILE", "short\n", "at least 16 characters"),
+    ],
+)
+def test_tokens_that_cannot_work_stop_the_start(
+    tmp_path: Path, variable: str, content: str | None, words: str
+) -> None:
+    value = content or ""
+    if variable.endswith("_FILE"):
+        file = tmp_path / "tokens"
+        if content is not None:
+            file.write_text(content)
+        value = str(file)
+    done = subprocess.run(
+        [sys.executable, "-m", "codex_serve", "--port", "0"],
+        env={**os.environ, variable: value},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert words in line
+    assert "short" not in line
