@@ -85,6 +85,7 @@ class Connection:
           Ends what the connection's requests started, then resets it.
         """
         try:
+            endpoints = self._endpoints()
             with self._scope:
                 async with TaskGroup() as task_group:
                     http = Http1(
@@ -92,7 +93,7 @@ class Connection:
                         self._config,
                         self._context,
                         task_group,
-                        self._endpoints(),
+                        endpoints,
                         Link(self._send, self._set_idle, self._hang_up),
                     )
                     self._set_idle(True)
