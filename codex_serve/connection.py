@@ -153,7 +153,8 @@ class Connection:
         )
 
     def _hang_up(self, closing: Closing) -> None:
-        self._closing = closing
+        if not self._scope.cancel_called:
+            self._closing = closing
         self._scope.cancel()
 
     async def _linger(self) -> None:

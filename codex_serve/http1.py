@@ -38,7 +38,7 @@ class Closing(Enum):
     """How a connection is closed."""
 
     AT_ONCE = auto()
-    """All that was asked for has been said and heard."""
+    """Nobody waits for anything, or the server stops."""
     LINGERING = auto()
     """The peer may still be sending and must not lose the answer over it."""
     RESET = auto()
@@ -91,6 +91,7 @@ class Http1:
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
         self._stream: HTTPStream | None = None
         self._advancing = False
+        self._refused = False
         self._held = b""
 
     def __repr__(self) -> str:
@@ -101,6 +102,8 @@ class Http1:
 
         Waits for the application to take in a body, never for its response.
         """
+        if self._h11.their_state is h11.MUST_CLOSE:
+            return  # behind a last request; h11 would call it an error
         self._h11.receive_data(data)
         await self._advance()
         if self._responding and len(self._h11.trailing_data[0]) > MAX_PIPELINED_BYTES:
@@ -116,7 +119,7 @@ class Http1:
             return  # that call sees what is new: between its last look and its end it does not wait
         self._advancing = True
         try:
-            while True:
+            while not self._refused and self._h11.their_state is not h11.MUST_CLOSE:
                 event = self._h11.next_event()
                 match event:
                     case h11.Request():
@@ -179,6 +182,8 @@ class Http1:
 
     async def _send_event(self, event: Event) -> None:
         """Put one of the application's events on the wire."""
+        if self._refused:
+            return  # the request broke off; what the application makes of that is too late
         match event:
             case Response():
                 headers = [*event.headers, *self._config.response_headers("h11")]
@@ -209,10 +214,10 @@ class Http1:
         ours, theirs = self._h11.our_state, self._h11.their_state
         if ours is h11.SEND_BODY:
             self._link.hang_up(Closing.RESET)
-        elif theirs is h11.SEND_BODY:
-            self._link.hang_up(Closing.LINGERING)
-        elif ours is h11.MUST_CLOSE or self._context.terminated.is_set():
+        elif self._context.terminated.is_set():
             self._link.hang_up(Closing.AT_ONCE)
+        elif ours is h11.MUST_CLOSE or theirs is h11.SEND_BODY:
+            self._link.hang_up(Closing.LINGERING)
         else:
             self._h11.start_next_cycle()
             self._link.set_idle(True)
@@ -220,7 +225,8 @@ class Http1:
                 self._task_group.spawn(self._advance)
 
     async def _refuse(self, status: int, detail: str) -> None:
-        """Answer what never reached the application, and hang up."""
+        """Answer what never reached the application, look at nothing more, and hang up."""
+        self._refused = True
         whole = self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE)
         if whole:
             code = HTTPStatus(status).phrase.lower().replace(" ", "_")
