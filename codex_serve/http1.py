@@ -187,6 +187,8 @@ class Http1:
         match event:
             case Response():
                 headers = [*event.headers, *self._config.response_headers("h11")]
+                if self._h11.their_state is h11.SEND_BODY or self._context.terminated.is_set():
+                    headers.append((b"connection", b"close"))
                 await self._send(_response(event.status_code, headers))
             case Body():
                 await self._send(h11.Data(data=event.data))

@@ -1,0 +1,413 @@
+"""Clients that hold on, drip, vanish or come in crowds: each costs its own run only.
+
+Whatever a client does, the run it started ends, what it held is free again,
+and the server goes on and stops when told to.
+"""
+
+import http.client
+import json
+import os
+import resource
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from conftest import StartServer
+from processes import alive, wait_gone, wait_until
+from serving import PYTHONPATH, Answer, Server, exit_code, text_of
+from test_refusals import check_error, raw
+
+GET = b"GET /models HTTP/1.1\r\nHost: x\r\n\r\n"
+RUN = b"POST /run HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+
+
+def start_run(connection: socket.socket, script: str) -> int:
+    """Start a run and read no more than its first event; return the command's id."""
+    body = json.dumps({"cli": "sh", "args": ["-c", f"echo $$; {script}"]}).encode()
+    connection.sendall(RUN + b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+    with closing(http.client.HTTPResponse(connection)) as response:
+        response.begin()
+        return int(json.loads(response.readline())["data"].split()[0])
+
+
+def ask(connection: socket.socket) -> int:
+    """The status of one exchange on a connection that stays open."""
+    connection.sendall(GET)
+    with closing(http.client.HTTPResponse(connection)) as response:
+        response.begin()
+        response.read()
+        return response.status
+
+
+def answer_to(connection: socket.socket) -> Answer:
+    """What the server says without being asked anything more."""
+    with closing(http.client.HTTPResponse(connection)) as response:
+        response.begin()
+        return Answer(response.status, response.headers, response.read())
+
+
+def sends_in_vain(connection: socket.socket, data: bytes) -> bool:
+    """Send one more piece; return whether the connection turns out to be closed."""
+    try:
+        connection.sendall(data)
+    except (BrokenPipeError, ConnectionResetError):
+        return True
+    return False
+
+
+def descriptors(server: Server) -> int:
+    """What the server has open for clients and their runs.
+
+    That is all but its sockets to supervisors, which wait for the next run.
+    """
+    links = []
+    for name in os.listdir(f"/proc/{server.pid}/fd"):
+        with suppress(FileNotFoundError):
+            links.append(os.readlink(f"/proc/{server.pid}/fd/{name}"))
+    rows = Path("/proc/net/unix").read_text().splitlines()[1:]
+    local = {f"socket:[{row.split()[6]}]" for row in rows}
+    return sum(link not in local for link in links)
+
+
+def wait_free(server: Server, before: int) -> None:
+    wait_until(lambda: descriptors(server) == before, f"{before} open descriptors")
+
+
+@pytest.mark.slow
+def test_a_client_that_never_reads_loses_its_run_and_frees_the_connection(
+    start_server: StartServer,
+) -> None:
+    server = start_server({"WRITE_TIMEOUT_SECONDS": "1"})
+    before = descriptors(server)
+    with server.connect() as connection:
+        wait_gone(start_run(connection, "exec cat /dev/zero"))
+        wait_free(server, before)
+
+
+@pytest.mark.slow
+def test_a_client_that_drips_loses_its_run_and_frees_the_connection(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    """Its machine takes a little again and again, but never a whole write within the time."""
+    server = start_server({"WRITE_TIMEOUT_SECONDS": "1"})
+    before = descriptors(server)
+    with server.connect() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        gate = tmp_path / "gate"
+        script = f"until [ -e {gate} ]; do sleep 0.01; done; exec cat /dev/zero"
+        pid = start_run(connection, script)
+        gate.touch()
+
+        def ended() -> bool:
+            with suppress(ConnectionResetError):
+                connection.recv(256)
+            return not alive(pid)
+
+        wait_until(ended, "the end of the run")
+        wait_free(server, before)
+
+
+@pytest.mark.slow
+def test_no_timeout_of_a_connection_ends_a_run_that_is_silent(start_server: StartServer) -> None:
+    names = ("WRITE_TIMEOUT_SECONDS", "HEADER_TIMEOUT_SECONDS", "BODY_TIMEOUT_SECONDS")
+    server = start_server(dict.fromkeys(names, "0.3"))
+    events = server.run("sh", "-c", "echo first; sleep 2; echo last")
+    assert text_of(events, "stdout") == "first\nlast\n"
+    assert exit_code(events) == 0
+
+
+@pytest.mark.slow
+def test_sigterm_is_obeyed_while_clients_hold_on(start_server: StartServer, tmp_path: Path) -> None:
+    """One does not read, one stays in the middle of a body, one in the middle of a head."""
+    stuck = tmp_path / "stuck"
+    server = start_server({"SHUTDOWN_GRACE_SECONDS": "0.3", "RUN_KILL_GRACE_SECONDS": "0.3"})
+    code = (
+        "import os, select, signal\n"
+        "os.set_blocking(1, False)\n"
+        "while select.select([], [1], [], 0.3)[1]: os.write(1, b'x' * 4096)\n"
+        f"open({str(stuck)!r}, 'w').close()\n"
+        "signal.pause()\n"
+    )
+    with (
+        server.connect() as reader,
+        server.connect() as body,
+        server.connect() as head,
+    ):
+        pid = start_run(reader, f'exec python3 -c "{code}"')
+        body.sendall(RUN + b"Content-Length: 100\r\n\r\n{")
+        head.sendall(b"GET /models HTTP/1.1\r\nHo")
+        wait_until(stuck.exists, "a write that nobody takes")
+        server.signal(signal.SIGTERM)
+        assert server.process.wait(30) == 0
+        wait_gone(pid)
+
+
+@pytest.mark.slow
+def test_a_client_that_closes_its_half_ends_its_run(start_server: StartServer) -> None:
+    server = start_server()
+    before = descriptors(server)
+    with server.connect() as connection:
+        pid = start_run(connection, "exec sleep 60")
+        connection.shutdown(socket.SHUT_WR)
+        wait_gone(pid)
+        wait_free(server, before)
+
+
+@dataclass(frozen=True)
+class FarMachine:
+    """A network namespace, which is another machine as far as TCP is concerned.
+
+    Attributes:
+      name: of the namespace, and of our end of the wire to it.
+      address: of our end.
+    """
+
+    name: str
+    address: str
+
+    def start(self, *command: str) -> subprocess.Popen[str]:
+        """Run a command over there."""
+        return subprocess.Popen(
+            ["ip", "netns", "exec", self.name, *command], stdout=subprocess.PIPE, text=True
+        )
+
+    def unplug(self) -> None:
+        """From now on nothing comes from there, and nothing arrives."""
+        ip("-netns", self.name, "link", "set", "eth0", "down")
+
+
+def ip(*args: str) -> None:
+    done = subprocess.run(["ip", *args], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise OSError(f"ip {' '.join(args)}: {done.stderr.strip()}")
+
+
+@pytest.fixture
+def far_machine() -> Iterator[FarMachine]:
+    name = f"serve-{secrets.token_hex(4)}"
+    number = secrets.randbelow(2**14)
+    network = f"10.203.{number // 64}.{number % 64 * 4}"
+    ours, theirs = (network.rpartition(".")[0] + f".{number % 64 * 4 + host}" for host in (1, 2))
+    with ExitStack() as stack:
+        try:
+            ip("netns", "add", name)
+            stack.callback(ip, "netns", "delete", name)
+            ip("link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name)
+            stack.callback(ip, "link", "delete", name)
+            ip("address", "add", f"{ours}/30", "dev", name)
+            ip("link", "set", name, "up")
+            ip("-netns", name, "address", "add", f"{theirs}/30", "dev", "eth0")
+            ip("-netns", name, "link", "set", "eth0", "up")
+        except OSError as error:  # no iproute2, or not the rights
+            if os.environ.get("REQUIRE_NETNS") == "1":
+                raise
+            pytest.skip(f"no network namespaces here: {error}")
+        yield FarMachine(name, ours)
+
+
+RUN_AND_STAY = """
+import json, signal, socket, sys
+address, port, *scripts = sys.argv[1:]
+connections = []
+for script in scripts:
+    body = json.dumps({"cli": "sh", "args": ["-c", "echo $$; " + script]})
+    connection = socket.create_connection((address, int(port)), 30)
+    connection.sendall(
+        b"POST /run HTTP/1.1\\r\\nHost: x\\r\\nContent-Type: application/json\\r\\n"
+        b"Content-Length: %d\\r\\n\\r\\n%s" % (len(body), body.encode())
+    )
+    answer = connection.makefile("rb")
+    event = json.loads(next(line for line in answer if line.startswith(b"{")))
+    print(event["data"].split()[0], flush=True)
+    connections.append((connection, answer))
+signal.pause()
+"""
+
+
+@pytest.mark.slow
+def test_a_client_that_vanishes_without_a_word_loses_its_runs(
+    start_server: StartServer, far_machine: FarMachine
+) -> None:
+    """One command is silent, one prints so little that no write ever waits."""
+    server = start_server({"WRITE_TIMEOUT_SECONDS": "2"}, args=["--host", far_machine.address])
+    before = descriptors(server)
+    scripts = ("exec sleep 60", "while sleep 0.05; do echo x; done")
+    arguments = [far_machine.address, str(server.port), *scripts]
+    with far_machine.start(sys.executable, "-c", RUN_AND_STAY, *arguments) as client:
+        try:
+            assert client.stdout is not None
+            pids = [int(client.stdout.readline()) for _ in scripts]
+            far_machine.unplug()
+        finally:
+            client.kill()
+    for pid in pids:
+        wait_gone(pid)
+    wait_free(server, before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", [b"", GET], ids=["from the start", "after an exchange"])
+def test_a_connection_on_which_nothing_is_asked_is_closed(
+    start_server: StartServer, first: bytes
+) -> None:
+    server = start_server({"HEADER_TIMEOUT_SECONDS": "0.5"})
+    before = descriptors(server)
+    with server.connect() as connection:
+        if first:
+            assert ask(connection) == 200
+        assert connection.recv(1) == b""
+        wait_free(server, before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", [b"", GET], ids=["from the start", "after an exchange"])
+def test_a_head_that_drips_is_cut_off(start_server: StartServer, first: bytes) -> None:
+    server = start_server({"HEADER_TIMEOUT_SECONDS": "0.5"})
+    before = descriptors(server)
+    with server.connect() as connection:
+        if first:
+            assert ask(connection) == 200
+        connection.sendall(b"GET /models HTTP/1.1\r\nHost: ")
+        wait_until(lambda: sends_in_vain(connection, b"x"), "the end of the connection")
+        wait_free(server, before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("length", "piece"),
+    [(b"Content-Length: 1000000", b" "), (b"Transfer-Encoding: chunked", b"1\r\n \r\n")],
+    ids=["with a length", "in chunks"],
+)
+def test_a_body_that_drips_is_408_and_cut_off(
+    start_server: StartServer, length: bytes, piece: bytes
+) -> None:
+    server = start_server({"BODY_TIMEOUT_SECONDS": "0.5"})
+    before = descriptors(server)
+    with server.connect() as connection:
+        connection.sendall(RUN + length + b"\r\n\r\n")
+        connection.settimeout(0)
+
+        def answered() -> bool:
+            connection.send(piece)
+            with suppress(BlockingIOError):
+                return connection.recv(1, socket.MSG_PEEK) != b""
+            return False
+
+        wait_until(answered, "the answer")
+        connection.settimeout(30)
+        answer = answer_to(connection)
+        assert "0.5 s" in check_error(answer, 408, "request_timeout")
+        assert answer.headers["Connection"] == "close"
+        wait_until(lambda: sends_in_vain(connection, piece), "the end of the connection")
+        wait_free(server, before)
+
+
+@pytest.mark.slow
+def test_a_connection_beyond_the_limit_is_told_so_until_another_closes(
+    start_server: StartServer,
+) -> None:
+    server = start_server({"MAX_CONNECTIONS": "3"})
+    with ExitStack() as stack:
+        connections = [stack.enter_context(server.connect()) for _ in range(3)]
+        refusal = raw(server, GET)
+        assert "MAX_CONNECTIONS" in check_error(refusal, 503, "too_many_connections")
+        assert refusal.headers["Connection"] == "close"
+        assert [ask(connection) for connection in connections] == [200, 200, 200]
+        connections[0].close()
+        wait_until(lambda: raw(server, GET).status == 200, "room for another connection")
+        assert [ask(connection) for connection in connections[1:]] == [200, 200]
+
+
+@pytest.mark.slow
+def test_those_turned_away_hold_nothing(start_server: StartServer) -> None:
+    server = start_server({"MAX_CONNECTIONS": "1"})
+    before = descriptors(server)
+    with server.connect() as connection, ExitStack() as stack:
+        assert ask(connection) == 200
+        for _ in range(100):
+            stack.enter_context(server.connect())
+        wait_free(server, before + 1)
+        assert ask(connection) == 200
+
+
+@pytest.mark.slow
+def test_all_connections_may_come_from_one_address(start_server: StartServer) -> None:
+    server = start_server({"MAX_CONNECTIONS": "200"})
+    with ExitStack() as stack:
+        connections = [stack.enter_context(server.connect()) for _ in range(200)]
+        assert {ask(connection) for connection in connections} == {200}
+        check_error(raw(server, GET), 503, "too_many_connections")
+
+
+@pytest.mark.slow
+def test_idle_connections_do_not_disturb_a_run(start_server: StartServer, tmp_path: Path) -> None:
+    server = start_server()
+    gate = tmp_path / "gate"
+    script = f"n=0; while ! [ -e {gate} ]; do n=$((n+1)); echo $n; sleep 0.01; done"
+    with server.stream("sh", "-c", script) as stream, ExitStack() as stack:
+        seen = stream.read_until("1\n")
+        connections = [stack.enter_context(server.connect()) for _ in range(50)]
+        for connection in connections[::2]:
+            connection.sendall(b"GET /models HTTP/1.1\r\n")  # half of a head
+        seen += stream.read_until("\n")
+        gate.touch()
+        events = stream.rest()
+        assert exit_code(events) == 0
+        numbers = (seen + text_of(events, "stdout")).split()
+        assert numbers == [str(n + 1) for n in range(len(numbers))]
+        for connection in connections[1::2]:
+            assert ask(connection) == 200
+
+
+def limited(option: str) -> list[str]:
+    """A command's prefix under which ``ulimit`` was called."""
+    return ["sh", "-c", f'ulimit {option}; exec "$@"', "-"]
+
+
+@pytest.mark.slow
+def test_a_limit_of_files_that_connections_could_reach_is_refused_at_start() -> None:
+    done = subprocess.run(
+        [*limited("-n 150"), sys.executable, "-m", "codex_serve", "--host=127.0.0.1", "--port=0"],
+        env={**os.environ, "PYTHONPATH": PYTHONPATH, "MAX_CONNECTIONS": "1000"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("codex-serve: MAX_CONNECTIONS must be at most ")
+    assert "not 1000" in line
+    assert "150 files" in line
+
+
+@pytest.mark.slow
+def test_what_fits_the_limit_of_files_can_be_used_to_the_full(start_server: StartServer) -> None:
+    server = start_server({"MAX_CONNECTIONS": "5"}, prefix=limited("-n 150"))
+    with ExitStack() as stack:
+        script = "echo started; exec sleep 60"
+        streams = [stack.enter_context(server.stream("sh", "-c", script)) for _ in range(5)]
+        for stream in streams:
+            assert stream.next_event() == {"type": "stdout", "data": "started\n"}
+        check_error(raw(server, GET), 503, "too_many_connections")
+    wait_until(lambda: raw(server, GET).status == 200, "room for another connection")
+
+
+@pytest.mark.slow
+def test_the_limit_of_files_is_raised_for_the_server_and_not_for_commands(
+    start_server: StartServer,
+) -> None:
+    server = start_server({"MAX_CONNECTIONS": "50"}, prefix=limited("-S -n 200"))
+    soft, hard = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
+    assert soft > 200
+    events = server.run("sh", "-c", "ulimit -S -n; ulimit -H -n")
+    assert text_of(events, "stdout").split()[0] == "200"
+    assert hard == resource.getrlimit(resource.RLIMIT_NOFILE)[1]
