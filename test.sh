@@ -4,6 +4,8 @@
 #   TEST_ENVS       where the environments are kept (default .venv-test)
 #   REQUIRE_E2E     1: a machine on which the real CLIs cannot be installed fails
 #   REQUIRE_DOCKER  1: a machine on which no Docker engine answers fails
+#   REQUIRE_NGINX   1: a machine without nginx fails
+#   REQUIRE_NETNS   1: a machine on which no network namespace can be made fails
 #   PYTHON_IMAGE    the base of the server's image, where not the public one
 #
 # Arguments go to pytest, and then style and types are left out.
@@ -52,6 +54,12 @@ install_clis() {
 
 if ! docker info >/dev/null 2>&1; then
   echo "test.sh: no Docker engine answers: the tests in containers are SKIPPED" >&2
+fi
+if ! command -v nginx >/dev/null; then
+  echo "test.sh: no nginx here: the tests behind it are SKIPPED" >&2
+fi
+if ! ip netns list >/dev/null 2>&1 || [ "$(id -u)" != 0 ]; then
+  echo "test.sh: not root, or no ip here: the test of a client that vanishes is SKIPPED" >&2
 fi
 install_clis
 tested=
