@@ -341,6 +341,7 @@ def test_idle_supervisors_that_were_killed_are_not_used(start_server: StartServe
     server.run("true")
     for pid in supervisors(server):
         os.kill(pid, signal.SIGKILL)
+        wait_gone(pid)
     assert exit_code(server.run("true")) == 0
 
 
