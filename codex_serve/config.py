@@ -38,7 +38,8 @@ DEFAULT_ISOLATION = Isolation.SUBREAPER if sys.platform == "linux" else Isolatio
 class Config:
     """The settings of one server, checked. Files they name are read by their users.
 
-    Times are in seconds, sizes in bytes. ``warnings`` are sentences for the
+    Times are in seconds, sizes in bytes. ``max_connections`` is ``None`` where
+    it is left to the limit of open files. ``warnings`` are sentences for the
     log about settings that were ignored.
     """
 
@@ -54,7 +55,7 @@ class Config:
     write_timeout_s: float = 30.0
     header_timeout_s: float = 30.0
     body_timeout_s: float = 60.0
-    max_connections: int = 1000
+    max_connections: int | None = None
     token: str = field(default="", repr=False)
     token_file: str = ""
     tls_cert_file: str = ""
@@ -101,9 +102,7 @@ class Config:
             write_timeout_s=_seconds(environ, "WRITE_TIMEOUT_SECONDS", cls.write_timeout_s),
             header_timeout_s=_seconds(environ, "HEADER_TIMEOUT_SECONDS", cls.header_timeout_s),
             body_timeout_s=_seconds(environ, "BODY_TIMEOUT_SECONDS", cls.body_timeout_s),
-            max_connections=_variable_whole(
-                environ, "MAX_CONNECTIONS", cls.max_connections, 1, 1_000_000
-            ),
+            max_connections=_variable_whole(environ, "MAX_CONNECTIONS", 0, 1, 1_000_000) or None,
             token=environ.get("CODEX_SERVE_TOKEN", "").strip(),
             token_file=environ.get("CODEX_SERVE_TOKEN_FILE", ""),
             tls_cert_file=environ.get("TLS_CERT_FILE", ""),

@@ -84,6 +84,7 @@ class Connection:
         Cancellation:
           Ends what the connection's requests started, then resets it.
         """
+        http: Http1 | None = None
         try:
             endpoints = self._endpoints()
             with self._scope:
@@ -104,7 +105,8 @@ class Connection:
         except OSError:
             pass  # the peer was gone before its address could be asked for
         finally:
-            if self._closing is Closing.RESET:
+            unfinished = http is not None and http.unfinished
+            if self._closing is Closing.RESET or unfinished:
                 self._set_reset_on_close()
                 await trio.aclose_forcefully(self._stream)
             else:

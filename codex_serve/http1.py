@@ -38,11 +38,12 @@ class Closing(Enum):
     """How a connection is closed."""
 
     AT_ONCE = auto()
-    """Nobody waits for anything, or the server stops."""
+    """Nobody waits for anything, or the server stops. A response that is not
+    finished is cut by a reset all the same, so that nobody takes it for whole."""
     LINGERING = auto()
     """The peer may still be sending and must not lose the answer over it."""
     RESET = auto()
-    """The response is incomplete, and the peer must not take it for a whole one."""
+    """The peer does not take what it is sent, or sends more than it may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,11 @@ class Http1:
         await self._advance()
         if self._responding and len(self._h11.trailing_data[0]) > MAX_PIPELINED_BYTES:
             self._link.hang_up(Closing.RESET)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a response has begun and not been finished."""
+        return self._h11.our_state is h11.SEND_BODY
 
     @property
     def _responding(self) -> bool:
@@ -214,9 +220,7 @@ class Http1:
             self._stream.closed = True  # the application's task may still say that it ended
             self._stream = None
         ours, theirs = self._h11.our_state, self._h11.their_state
-        if ours is h11.SEND_BODY:
-            self._link.hang_up(Closing.RESET)
-        elif self._context.terminated.is_set():
+        if self.unfinished or self._context.terminated.is_set():
             self._link.hang_up(Closing.AT_ONCE)
         elif ours is h11.MUST_CLOSE or theirs is h11.SEND_BODY:
             self._link.hang_up(Closing.LINGERING)
@@ -229,8 +233,7 @@ class Http1:
     async def _refuse(self, status: int, detail: str) -> None:
         """Answer what never reached the application, look at nothing more, and hang up."""
         self._refused = True
-        whole = self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE)
-        if whole:
+        if self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             code = HTTPStatus(status).phrase.lower().replace(" ", "_")
             body = encode_error(code, detail)
             headers = [
@@ -242,7 +245,7 @@ class Http1:
             await self._send(_response(status, headers))
             await self._send(h11.Data(data=body))
             await self._send(h11.EndOfMessage())
-        self._link.hang_up(Closing.LINGERING if whole else Closing.RESET)
+        self._link.hang_up(Closing.RESET if self.unfinished else Closing.LINGERING)
 
 
 def _response(status: int, headers: list[tuple[bytes, bytes]]) -> h11.Response:

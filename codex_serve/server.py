@@ -66,7 +66,7 @@ async def serve(config: Config) -> None:
     for warning in config.warnings:
         logger.warning("%s", warning)
     tokens, tls = load_tokens(config), load_tls(config)
-    max_files = reserve_descriptors(config.max_connections)
+    reserve = reserve_descriptors(config.max_connections)
     registry = Registry()
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         listeners = await _listen(config)
@@ -76,7 +76,7 @@ async def serve(config: Config) -> None:
                 "set CODEX_SERVE_TOKEN_FILE, or HOST=127.0.0.1",
                 ", ".join(config.clis),
             )
-        async with open_starter(config, max_files) as start:
+        async with open_starter(config, reserve.max_files) as start:
             runner = Runner(
                 launcher=_launcher(config),
                 start=start,
@@ -84,7 +84,8 @@ async def serve(config: Config) -> None:
                 timeout_s=config.run_timeout_s,
             )
             app = cast(ASGIFramework, create_app(config, runner))
-            edge = _Edge(TokenGate(app, tokens) if tokens else app, tls, config)
+            app = TokenGate(app, tokens) if tokens else app
+            edge = _Edge(app, tls, reserve.max_connections, config)
             async with trio.open_nursery() as connections:
                 await _accept(edge, listeners, connections, until=_log_signal(signals))
                 await edge.close_idle()
@@ -179,11 +180,13 @@ async def _drain(registry: Registry, signals: AsyncIterator[int], grace_s: float
 class _Edge:
     """The connections of one server, and what they share."""
 
-    def __init__(self, app: ASGIFramework, tls: ssl.SSLContext | None, config: Config) -> None:
+    def __init__(
+        self, app: ASGIFramework, tls: ssl.SSLContext | None, max_connections: int, config: Config
+    ) -> None:
         self.scheme = "http" if tls is None else "https"
         self._app = ASGIWrapper(app)
         self._tls = tls
-        self._max_connections = config.max_connections
+        self._max_connections = max_connections
         self._refusals = trio.CapacityLimiter(MAX_REFUSALS)
         self._http_config = HypercornConfig()
         self._http_config.errorlog = logging.getLogger("codex_serve.http")

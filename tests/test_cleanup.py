@@ -29,6 +29,7 @@ from processes import (
     parent,
     state,
     wait_gone,
+    wait_until,
 )
 from serving import Server, Stream, exit_code, text_of
 
@@ -186,6 +187,12 @@ EVENTS: dict[Callable[[Battery], None], bool] = {
 """The events; the value tells whether a server without supervisors has them too."""
 
 
+SERVER_LIVES = (
+    *(let_exit, time_out, disconnect, kill_fork_server, kill_supervisors),
+    *(kill_supervisors_then_fork_server, kill_fork_server_then_supervisors),
+)
+
+
 @contextmanager
 def battery(server: Server, folder: Path, event: Callable[[Battery], None]) -> Iterator[Battery]:
     # When the command itself exits, only what is below it can be left.
@@ -211,6 +218,10 @@ def test_nothing_is_left(
     server = start_server(settings_for(event))
     with battery(server, tmp_path, event) as cells:
         assert cells.wait_for_nothing() == {}
+    if event in SERVER_LIVES:
+        wait_until(lambda: len(children(server.pid)) > 0, "a fork server")
+        for _ in range(3):
+            assert exit_code(server.run("sh", "-c", "sleep 0.1; exit 3")) == 3
 
 
 def kill_everybody(battery: Battery) -> None:
@@ -334,6 +345,31 @@ def test_a_killed_fork_server_is_replaced_and_costs_no_run(start_server: StartSe
         os.kill(pid, signal.SIGKILL)
         assert exit_code(stream.rest()) == 137
     assert any("fork server died" in line for line in server.log)
+
+
+def test_a_fork_server_that_dies_while_it_forks_costs_no_run(start_server: StartServer) -> None:
+    server = start_server(SETTINGS)
+    adopted: list[int] = []
+
+    def fork_servers() -> list[int]:
+        return [pid for pid in children(server.pid) if pid not in adopted]
+
+    with ExitStack() as stack:
+        streams = []
+        pids = []
+        for _ in range(10):
+            wait_until(lambda: len(fork_servers()) == 1, "a fork server")
+            (pid,) = fork_servers()
+            # Each start takes the supervisor that waits, and has another one forked.
+            streams.append(stack.enter_context(server.stream("sh", "-c", "echo $$; exec sleep 60")))
+            os.kill(pid, signal.SIGKILL)
+            pids.append(int(streams[-1].next_event()["data"]))
+            wait_gone(pid)
+            adopted.append(parent(pids[-1]))
+        assert all(map(alive, pids))
+        for pid, stream in zip(pids, streams, strict=True):
+            os.kill(pid, signal.SIGINT)
+            assert exit_code(stream.rest()) == 130
 
 
 def test_idle_supervisors_that_were_killed_are_not_used(start_server: StartServer) -> None:

@@ -209,7 +209,9 @@ def test_a_client_that_waits_for_100_continue_is_told_to_go_on(server: Server) -
     ),
     body=st.binary(max_size=100),
 )
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_no_request_is_answered_with_a_5xx(
     server: Server, method: str, target: str, headers: list[tuple[str, str]], body: bytes
 ) -> None:

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import trio
@@ -210,32 +210,35 @@ class SupervisorPool:
             supervisor = Supervisor(ours)
             try:
                 with theirs:
-                    await self._send_fork(theirs.fileno())
+                    asked = await self._send_fork(theirs.fileno())
                 message = await supervisor.receive()
             except BaseException:
                 supervisor.close()
                 raise
-            if message != wire.GONE:
+            # One whose fork server has died meanwhile is an orphan that we do not
+            # know: ``reap_orphans`` may be killing it.
+            if message != wire.GONE and asked is self._control:
                 _, supervisor.pid = message
                 self._known.add(supervisor.pid)
                 return supervisor
             supervisor.close()
         raise LaunchError(125, "The server cannot start a supervisor for the command.")
 
-    async def _send_fork(self, lifeline_fd: int) -> None:
+    async def _send_fork(self, lifeline_fd: int) -> socket.socket:
+        """Ask the fork server, or the next one where it is dead; return the one asked."""
         while True:
-            await self._up.wait()
-            assert self._control is not None
+            while (control := self._control) is None:
+                await self._up.wait()
             try:
-                return wire.send(self._control, (wire.FORK,), (lifeline_fd,))
+                wire.send(control, (wire.FORK,), (lifeline_fd,))
+                return control
             except BlockingIOError:
-                await trio.lowlevel.wait_writable(self._control)
+                with suppress(trio.ClosedResourceError):
+                    await trio.lowlevel.wait_writable(control)
             except OSError:  # it is dead, and its successor not there yet
                 await trio.sleep(RESTART_S)
 
-    async def keep_fork_server(
-        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
+    async def keep_fork_server(self) -> None:
         """Run a fork server, and another when that ends. A task of the pool.
 
         Cancellation:
@@ -244,10 +247,12 @@ class SupervisorPool:
         """
         try:
             while True:
-                self._launch_fork_server()
-                task_status.started()
-                await self._listen()
+                control = self._launch_fork_server()
+                await self._listen(control)
                 self._fork_server_died = True
+                trio.lowlevel.notify_closing(control)
+                control.close()
+                self._control = None
                 self._up = trio.Event()
                 logger.error("the fork server died; starting another")
                 await trio.sleep(RESTART_S)
@@ -255,7 +260,7 @@ class SupervisorPool:
             with trio.CancelScope(shield=True):
                 await self._close()
 
-    def _launch_fork_server(self) -> None:
+    def _launch_fork_server(self) -> socket.socket:
         ours, theirs = wire.make_pair()
         ours.setblocking(False)
         root = Path(codex_serve.__file__).parent.parent
@@ -272,15 +277,13 @@ class SupervisorPool:
         # Before its first fork, so that all that comes of it has the limit.
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.prlimit(self._process.pid, resource.RLIMIT_NOFILE, (self._max_files, hard))
-        if self._control is not None:
-            self._control.close()
         self._control = ours
         self._up.set()
+        return ours
 
-    async def _listen(self) -> None:
+    async def _listen(self, control: socket.socket) -> None:
         """Take in what the fork server says until it is gone."""
-        assert self._control is not None
-        while (message := await _receive(self._control)) != wire.GONE:
+        while (message := await _receive(control)) != wire.GONE:
             _, pid = message
             self._orphans_gone(pid)
 
@@ -291,7 +294,7 @@ class SupervisorPool:
         if self._control is not None and self._process is not None:
             self._control.shutdown(socket.SHUT_WR)
             with trio.move_on_after(HELD_S) as patience:
-                await self._listen()  # its end of file is the fork server's end
+                await self._listen(self._control)  # its end of file is the fork server's end
             self._control.close()
             if patience.cancelled_caught:
                 logger.error("the fork server stays for processes that do not end")
@@ -351,7 +354,7 @@ async def open_pool(
     """
     async with trio.open_nursery() as nursery:
         pool = SupervisorPool(grace_s, nursery, pid_namespace=pid_namespace, max_files=max_files)
-        await nursery.start(pool.keep_fork_server)
+        nursery.start_soon(pool.keep_fork_server)
         pool.give_back(await pool.fork(), reusable=True)
         yield pool
         nursery.cancel_scope.cancel()
