@@ -421,20 +421,6 @@ def test_without_a_number_the_limit_of_files_sets_it_with_a_warning(
     assert server.request("GET", "/models").status == 200
 
 
-def test_an_answer_cut_by_the_stop_does_not_look_whole(start_server: StartServer) -> None:
-    """In HTTP/1.0 the close is the end of the body: only a reset tells that it is not."""
-    server = start_server({"SHUTDOWN_GRACE_SECONDS": "0", "RUN_KILL_GRACE_SECONDS": "0"})
-    body = b'{"cli": "sh", "args": ["-c", "exec cat /dev/zero"]}'
-    head = b"POST /run HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-    with server.connect() as connection:
-        connection.sendall(head % len(body) + body)
-        assert connection.recv(1)
-        server.signal(signal.SIGTERM)
-        assert server.process.wait(30) == 0
-        with pytest.raises(ConnectionResetError), connection.makefile("rb") as file:
-            file.read()
-
-
 @pytest.mark.slow
 def test_what_fits_the_limit_of_files_can_be_used_to_the_full(start_server: StartServer) -> None:
     server = start_server({"MAX_CONNECTIONS": "5"}, prefix=limited("-n 150"))
