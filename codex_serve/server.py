@@ -70,13 +70,13 @@ async def serve(config: Config) -> None:
     registry = Registry()
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         listeners = await _listen(config)
-        if not tokens and not all(map(_is_loopback, listeners)):
-            logger.warning(
-                "no token is set: whoever reaches this address can run %s as this user; "
-                "set CODEX_SERVE_TOKEN_FILE, or HOST=127.0.0.1",
-                ", ".join(config.clis),
-            )
         async with open_starter(config, reserve.max_files) as start:
+            if not tokens and not all(map(_is_loopback, listeners)):
+                logger.warning(
+                    "no token is set: whoever reaches this address can run %s as this user; "
+                    "set CODEX_SERVE_TOKEN_FILE, or HOST=127.0.0.1",
+                    ", ".join(config.clis),
+                )
             runner = Runner(
                 launcher=_launcher(config),
                 start=start,

@@ -429,3 +429,32 @@ def test_process_group_isolation_says_what_it_does_not_cover(start_server: Start
     wait_gone(pid)
     assert exit_code(server.run("sh", "-c", "sleep 60 & exit 4")) == 4
     assert exit_code(server.run("no-such-cli")) == 127
+
+
+@pytest.mark.parametrize("isolation", ["subreaper", "pidns", "process-group"])
+def test_what_a_launch_has_to_clean_up_is_cleaned_up_before_the_end(
+    start_server: StartServer, tmp_path: Path, isolation: str
+) -> None:
+    server = start_server({**SETTINGS, "RUN_ISOLATION": isolation}, module="cleanup_server")
+    trace = tmp_path / "trace"
+    script = 'test ! -e "$TRACE" && echo first; exit 3'
+    events = server.run("sh", "-c", script, env={"TRACE": str(trace)})
+    assert text_of(events, "stdout") == "first\n"
+    assert exit_code(events) == 3
+    assert trace.read_text() == "12"
+
+
+@pytest.mark.parametrize("event", ["disconnect", "kill"])
+def test_it_is_cleaned_up_also_when_nobody_waits_for_it(
+    start_server: StartServer, tmp_path: Path, event: str
+) -> None:
+    server = start_server(SETTINGS, module="cleanup_server")
+    trace = tmp_path / "trace"
+    with server.stream("sh", "-c", "echo $$; exec sleep 60", env={"TRACE": str(trace)}) as stream:
+        pid = int(stream.next_event()["data"])
+        if event == "kill":
+            server.signal(signal.SIGKILL)
+        else:
+            stream.disconnect()
+        wait_until(lambda: trace.exists() and trace.read_text() == "12", "the clean-up")
+        assert not alive(pid)

@@ -15,7 +15,8 @@ class Launch:
         on the ``PATH`` of ``env``.
       env: its whole environment.
       cleanup: commands that remove what ending the process does not, such as a
-        container; run in this order, with ``env``, once the process is gone.
+        container; run in this order, with ``env``, once the process and all it
+        started are gone, also when the server is dead.
     """
 
     argv: tuple[str, ...]

@@ -16,12 +16,11 @@ _REASONS: Mapping[int, str] = {
 }
 
 
-def candidates(launch: Launch) -> list[str]:
-    """Return where the command may be, in the order in which ``execvp`` looks."""
-    command = launch.argv[0]
+def candidates(command: str, env: Mapping[str, str]) -> list[str]:
+    """Return where ``command`` may be, in the order in which ``execvp`` looks."""
     if "/" in command:
         return [command]
-    folders = launch.env.get("PATH", os.defpath).split(os.pathsep)
+    folders = env.get("PATH", os.defpath).split(os.pathsep)
     return [os.path.join(folder, command) for folder in folders]
 
 
@@ -29,7 +28,7 @@ def launch_error(launch: Launch, error: OSError) -> LaunchError:
     """Explain why ``launch`` could not be executed, given what the attempt raised."""
     command = launch.argv[0]
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        if not any(map(os.path.exists, candidates(launch))):
+        if not any(map(os.path.exists, candidates(command, launch.env))):
             where = "" if "/" in command else " on PATH"
             return LaunchError(NOT_FOUND, f"{command}: command not found{where}")
         reason = "the interpreter or loader that it names does not exist"

@@ -107,15 +107,16 @@ class SupervisedChild:
         """See ``Child.end``."""
         if self._over or self._given_up:
             return
-        try:
+        with suppress(OSError):  # it was killed; waiting for it says so, and for its orphans
             self._supervisor.send((wire.STOP,))
+        try:
             with trio.fail_after(self._pool.grace_s + HELD_S):
                 await self.wait()
         except trio.TooSlowError:
             self._given_up = True
             logger.error("supervisor %d: some processes of a run do not end", self._supervisor.pid)
-        except (LaunchError, ChildLostError, OSError):
-            pass  # there is nothing left that could be ended
+        except (LaunchError, ChildLostError):
+            self._given_up = True  # there is nothing left that could be ended
 
 
 class SupervisorPool:
@@ -152,14 +153,14 @@ class SupervisorPool:
         finally:
             with trio.CancelScope(shield=True):
                 await child.end()
-            self.give_back(supervisor, reusable=child.over and not self._pid_namespace)
+            self.give_back(supervisor, reusable=child.over)
 
     async def _start(self, launch: Launch, stdio: tuple[int, ...], limit_s: float) -> Supervisor:
         """Hand ``launch`` to a supervisor that lives."""
         spec = (
-            tuple(map(os.fsencode, candidates(launch))),
-            tuple(map(os.fsencode, launch.argv)),
+            *_encode(launch.argv, launch),
             {os.fsencode(name): os.fsencode(value) for name, value in launch.env.items()},
+            tuple(_encode(argv, launch) for argv in launch.cleanup),
         )
         spec_fd = wire.write_spec(spec)
         try:
@@ -358,6 +359,13 @@ async def open_pool(
         pool.give_back(await pool.fork(), reusable=True)
         yield pool
         nursery.cancel_scope.cancel()
+
+
+def _encode(argv: tuple[str, ...], launch: Launch) -> wire.Command:
+    return (
+        tuple(map(os.fsencode, candidates(argv[0], launch.env))),
+        tuple(map(os.fsencode, argv)),
+    )
 
 
 async def _receive(sock: socket.socket) -> wire.Message:

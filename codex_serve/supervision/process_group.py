@@ -15,6 +15,9 @@ from codex_serve.launchers import Launch
 from codex_serve.supervision.child import Ended
 from codex_serve.supervision.launching import launch_error
 
+CLEANUP_S = 4.0
+"""How long one cleanup command may take."""
+
 
 class GroupedChild:
     """A command that leads its own session, and so its own process group."""
@@ -91,3 +94,13 @@ class ProcessGroupStarter:
         finally:
             with trio.CancelScope(shield=True):
                 await child.end()
+                for argv in launch.cleanup:
+                    await _clean_up(argv, launch)
+
+
+async def _clean_up(argv: tuple[str, ...], launch: Launch) -> None:
+    """Run a command that removes what the run left elsewhere, for ``CLEANUP_S`` at most."""
+    with trio.move_on_after(CLEANUP_S), suppress(OSError):
+        await trio.run_process(
+            argv, env=launch.env, check=False, capture_stdout=True, capture_stderr=True
+        )

@@ -26,6 +26,9 @@ LAST_INTERVAL_S = 0.2
 """How long between two rounds of killing: longer each time, for what does not
 die (a process that the kernel holds, or that is another user's)."""
 
+CLEANUP_S = 4.0
+"""How long one cleanup command may take."""
+
 LONGEST_WAIT_S = 86_400.0
 
 
@@ -70,8 +73,11 @@ def supervise(lifeline: socket.socket, *, pid_namespace: bool) -> NoReturn:
             os._exit(0)
         if message[0] != wire.START:
             continue  # a STOP that crossed the end of the command
+        stdin, stdout, stderr, spec_fd = fds
         try:
-            leader = _start(*fds, pid_namespace=pid_namespace)
+            paths, argv, env, cleanup = wire.read_spec(spec_fd)
+            start = _start_in_namespace if pid_namespace else _execute
+            leader = start(paths, argv, env, (stdin, stdout, stderr))
         except OSError as error:
             wire.send(lifeline, (wire.FAILED, error.errno or 0))
             continue
@@ -79,15 +85,30 @@ def supervise(lifeline: socket.socket, *, pid_namespace: bool) -> NoReturn:
             for fd in fds:
                 os.close(fd)
         _, limit_s, grace_s = message
-        _watch(lifeline, wakeup_fd, leader, limit_s, grace_s)
-        if pid_namespace:
-            os._exit(0)  # a process can make only one
+        status, timed_out, server_gone = _watch(lifeline, wakeup_fd, leader, limit_s, grace_s)
+        for paths, argv in cleanup:
+            _clean_up(wakeup_fd, paths, argv, env)
+        if server_gone:
+            os._exit(0)
+        wire.send(lifeline, (wire.CLEAN, status, timed_out))
 
 
 def _watch(
-    lifeline: socket.socket, wakeup_fd: int, leader: int, limit_s: float, grace_s: float
-) -> None:
-    """Watch the tree of ``leader`` until it is gone and say so; exit if the server is gone."""
+    lifeline: socket.socket | None, wakeup_fd: int, leader: int, limit_s: float, grace_s: float
+) -> tuple[int | None, bool, bool]:
+    """Watch the tree of ``leader`` until it is gone, ending it when that is due.
+
+    Args:
+      lifeline: what the server says; ``None`` to let it say nothing.
+      wakeup_fd: see ``open_wakeup``.
+      leader: the process whose end is the command's.
+      limit_s: how long it may run.
+      grace_s: how long it may take to end.
+
+    Returns:
+      The leader's wait status, whether its time was up, and whether the server
+      is gone.
+    """
     ending: tree.Terminator | None = None
     kill_at: float | None = None
     timed_out = server_gone = stop = False
@@ -114,37 +135,44 @@ def _watch(
             tree.kill_descendants()
             wait_s = interval_s
             interval_s = min(2 * interval_s, LAST_INTERVAL_S)
-        if wait(wakeup_fd, None if server_gone else lifeline, wait_s):
+        if wait(wakeup_fd, lifeline, wait_s) and lifeline is not None:
             message, _ = wire.receive(lifeline)
-            server_gone = message == wire.GONE
             stop = True
-    if server_gone:
-        os._exit(0)
-    wire.send(lifeline, (wire.CLEAN, leader_status, timed_out))
+            if message == wire.GONE:
+                server_gone, lifeline = True, None
+    return leader_status, timed_out, server_gone
 
 
-def _start(stdin: int, stdout: int, stderr: int, spec_fd: int, *, pid_namespace: bool) -> int:
-    """Start the command that the memfd holds; return its pid.
+def _clean_up(
+    wakeup_fd: int, paths: tuple[bytes, ...], argv: tuple[bytes, ...], env: dict[bytes, bytes]
+) -> None:
+    """Run a command that removes what the run left elsewhere, for ``CLEANUP_S`` at most."""
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        _watch(None, wakeup_fd, _execute(paths, argv, env, (null, null, null)), CLEANUP_S, 0.0)
+    except OSError:
+        pass  # it cannot be executed; there is nobody here who could be told
+    finally:
+        os.close(null)
 
-    Raises:
-      OSError: it could not be executed.
-    """
-    spec = wire.read_spec(spec_fd)
-    if pid_namespace:
-        return _start_in_namespace(spec, (stdin, stdout, stderr))
-    return _execute(spec, (stdin, stdout, stderr))
 
-
-def _execute(spec: wire.Spec, stdio: tuple[int, int, int]) -> int:
-    """Execute the command in a session of its own.
+def _execute(
+    paths: tuple[bytes, ...],
+    argv: tuple[bytes, ...],
+    env: dict[bytes, bytes],
+    stdio: tuple[int, int, int],
+) -> int:
+    """Execute a command in a session of its own; return its pid.
 
     Its signals are at their defaults, because all that this process has changed
     are handlers, which an exec resets (see ``fork_server``). All descriptors
     but the three are close-on-exec (PEP 446). ``posix_spawn`` does not copy
     this process's memory tables, as a fork does, and touches few of the pages
     that it shares with the fork server.
+
+    Raises:
+      OSError: none of ``paths`` can be executed.
     """
-    paths, argv, env = spec
     stdin, stdout, stderr = stdio
     dup2 = os.POSIX_SPAWN_DUP2
     actions = ((dup2, stdin, 0), (dup2, stdout, 1), (dup2, stderr, 2))
@@ -164,46 +192,89 @@ def _execute(spec: wire.Spec, stdio: tuple[int, int, int]) -> int:
         del failure  # it refers to this frame, and nobody collects garbage here
 
 
-def _start_in_namespace(spec: wire.Spec, stdio: tuple[int, int, int]) -> int:
-    """Start the command below the first process of a new PID namespace.
+def _start_in_namespace(
+    paths: tuple[bytes, ...],
+    argv: tuple[bytes, ...],
+    env: dict[bytes, bytes],
+    stdio: tuple[int, int, int],
+) -> int:
+    """Start the command in a PID namespace of its own; return the pid of its keeper.
 
-    When that process ends, by itself or with the supervisor, the kernel kills
-    all others in the namespace, and its parent sees its end only after theirs.
+    The keeper has made the namespace and waits for its first process. When that
+    ends, by itself or because keeper or supervisor did, the kernel kills all
+    others in the namespace, and the keeper sees its end only after theirs.
+
+    Raises:
+      OSError: the namespace is refused, or none of ``paths`` can be executed.
     """
     told, tell = os.pipe2(os.O_CLOEXEC)
-    try:
-        kernel.enter_pid_namespace()
-        pid = os.fork()
-        if pid == 0:
-            _be_first_process(spec, stdio, tell)
-        os.close(tell)
-        tell = -1
-        failure = os.read(told, 16)
-    finally:
-        os.close(told)
-        if tell >= 0:
-            os.close(tell)
+    pid = os.fork()
+    if pid == 0:
+        _be_keeper(tell, paths, argv, env, stdio)
+    os.close(tell)
+    failure = os.read(told, 16)
+    os.close(told)
     if failure:
         os.waitpid(pid, 0)
         raise OSError(int(failure), os.strerror(int(failure)))
     return pid
 
 
-def _be_first_process(spec: wire.Spec, stdio: tuple[int, int, int], tell: int) -> NoReturn:
+def _be_keeper(
+    tell: int,
+    paths: tuple[bytes, ...],
+    argv: tuple[bytes, ...],
+    env: dict[bytes, bytes],
+    stdio: tuple[int, int, int],
+) -> NoReturn:
+    """Make the namespace, and end as its first process does.
+
+    A process of its own, because one that has made a namespace can start
+    nothing outside of it any more.
+    """
+    try:
+        kernel.die_with_parent(signal.SIGKILL)
+        kernel.enter_pid_namespace()
+        first = os.fork()
+        if first == 0:
+            _be_first_process(tell, paths, argv, env, stdio)
+        for fd in (*stdio, tell):
+            os.close(fd)
+        os._exit(_shell_code(os.waitpid(first, 0)[1]))
+    except OSError as error:
+        os.write(tell, str(error.errno or 0).encode())
+    finally:
+        os._exit(1)
+
+
+def _be_first_process(
+    tell: int,
+    paths: tuple[bytes, ...],
+    argv: tuple[bytes, ...],
+    env: dict[bytes, bytes],
+    stdio: tuple[int, int, int],
+) -> NoReturn:
     """Start the command, reap what becomes ours, and end as the command does."""
     try:
         kernel.die_with_parent(signal.SIGKILL)
         kernel.mount_own_proc()
-        leader = _execute(spec, stdio)
+        leader = _execute(paths, argv, env, stdio)
         for fd in (*stdio, tell):
             os.close(fd)
         while True:
             pid, status = os.waitpid(-1, 0)
             if pid == leader:
-                # A signal cannot be passed on: the first process survives it.
-                code = os.waitstatus_to_exitcode(status)
-                os._exit(code if code >= 0 else 128 - code)
+                os._exit(_shell_code(status))
     except OSError as error:
         os.write(tell, str(error.errno or 0).encode())
     finally:
         os._exit(1)
+
+
+def _shell_code(wait_status: int) -> int:
+    """Return the exit code that stands for a status: a signal cannot be passed on.
+
+    The first process of a namespace survives the signals that it sends itself.
+    """
+    code = os.waitstatus_to_exitcode(wait_status)
+    return code if code >= 0 else 128 - code

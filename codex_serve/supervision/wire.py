@@ -16,8 +16,10 @@ costs it some 20 KB. The parties run the same Python, so they use ``marshal``.
 | ``(FAILED, errno)`` | supervisor → server: the command could not be executed | |
 | ``(CLEAN, wait_status, timed_out)`` | supervisor → server: the command and all it started are gone | |
 
-A spec is ``(paths, argv, env)``: the first of ``paths`` that can be executed is.
-It travels in a memfd, because it can be megabytes.
+A spec is ``(paths, argv, env, cleanup)``: the first of ``paths`` that can be
+executed is, and each of ``cleanup`` is a ``(paths, argv)`` to be executed once
+the command and all it started are gone. It travels in a memfd, because it can
+be megabytes.
 
 Standard library only: the fork server and its supervisors load it.
 """  # noqa: E501 - a table
@@ -32,7 +34,8 @@ from typing import Any
 FORK, ORPHANS_GONE, READY, START, STOP, FAILED, CLEAN = range(7)
 
 Message = tuple[Any, ...]
-Spec = tuple[tuple[bytes, ...], tuple[bytes, ...], dict[bytes, bytes]]
+Command = tuple[tuple[bytes, ...], tuple[bytes, ...]]
+Spec = tuple[tuple[bytes, ...], tuple[bytes, ...], dict[bytes, bytes], tuple[Command, ...]]
 
 GONE: Message = ()
 """What is received when the other party is gone."""
