@@ -199,3 +199,22 @@ class Server:
             yield stream
         finally:
             stream.disconnect()
+
+
+def refused_start(
+    args: Sequence[str] = (), env: Mapping[str, str] | None = None, prefix: Sequence[str] = ()
+) -> str:
+    """Start a server that cannot work; return the one line that it says about it."""
+    done = subprocess.run(
+        [*prefix, sys.executable, "-m", "codex_serve", "--host=127.0.0.1", "--port=0", *args],
+        env={**os.environ, "PYTHONPATH": PYTHONPATH, **(env or {})},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=TIMEOUT_S,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("codex-serve: ")
+    return line

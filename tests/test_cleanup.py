@@ -11,6 +11,7 @@ import itertools
 import os
 import secrets
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -458,3 +459,13 @@ def test_it_is_cleaned_up_also_when_nobody_waits_for_it(
             stream.disconnect()
         wait_until(lambda: trace.exists() and trace.read_text() == "12", "the clean-up")
         assert not alive(pid)
+
+
+def test_process_groups_do_without_what_macos_lacks() -> None:
+    code = "import os, trio; del os.waitid; from codex_serve.cli import main; main()"
+    env = {"CLI_LIST": "sh", "RUN_ISOLATION": "process-group"}
+    with Server(env, command=[sys.executable, "-c", code]) as server:
+        with server.stream("sh", "-c", "sleep 60 & echo $!; exec sleep 60") as stream:
+            pid = int(stream.next_event()["data"])
+        wait_gone(pid)
+        assert exit_code(server.run("sh", "-c", "sleep 60 & exit 4")) == 4

@@ -23,7 +23,7 @@ import pytest
 
 from conftest import StartServer
 from processes import alive, wait_gone, wait_until
-from serving import PYTHONPATH, Answer, Server, exit_code, text_of
+from serving import Answer, Server, exit_code, refused_start, text_of
 from test_refusals import check_error, raw
 
 GET = b"GET /models HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -382,16 +382,7 @@ def limited(option: str) -> list[str]:
 
 @pytest.mark.slow
 def test_a_limit_of_files_that_connections_could_reach_is_refused_at_start() -> None:
-    done = subprocess.run(
-        [*limited("-n 150"), sys.executable, "-m", "codex_serve", "--host=127.0.0.1", "--port=0"],
-        env={**os.environ, "PYTHONPATH": PYTHONPATH, "MAX_CONNECTIONS": "1000"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=30,
-    )
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
+    line = refused_start(env={"MAX_CONNECTIONS": "1000"}, prefix=limited("-n 150"))
     assert line.startswith("codex-serve: MAX_CONNECTIONS must be at most ")
     assert "not 1000" in line
     assert "150 files" in line
@@ -399,16 +390,7 @@ def test_a_limit_of_files_that_connections_could_reach_is_refused_at_start() -> 
 
 @pytest.mark.slow
 def test_too_low_a_limit_of_files_for_any_connection_says_what_is_needed() -> None:
-    done = subprocess.run(
-        [*limited("-n 60"), sys.executable, "-m", "codex_serve", "--host=127.0.0.1", "--port=0"],
-        env={**os.environ, "PYTHONPATH": PYTHONPATH},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=30,
-    )
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
+    line = refused_start(prefix=limited("-n 60"))
     assert "must be able to open at least 110 files here, not 60" in line
 
 

@@ -4,10 +4,7 @@ import http.client
 import json
 import os
 import signal
-import socket
 import ssl
-import subprocess
-import sys
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +14,7 @@ import trustme
 
 from conftest import StartServer
 from processes import alive, open_fds, wait_gone, wait_until
-from serving import Server, exit_code
+from serving import Server, exit_code, refused_start
 
 
 class Authority:
@@ -183,16 +180,4 @@ def test_a_bad_pair_is_one_clear_line_at_start(
             settings[missing] = str(tmp_path / "garbage.pem")
         case _:
             settings[missing] = Authority(tmp_path / "other").settings[missing]
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    done = subprocess.run(
-        [sys.executable, "-m", "codex_serve", "--host", "127.0.0.1", "--port", str(port)],
-        env={**os.environ, **settings},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=30,
-    )
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
-    assert "TLS_CERT_FILE and TLS_KEY_FILE must be" in line
+    assert "TLS_CERT_FILE and TLS_KEY_FILE must be" in refused_start(env=settings)

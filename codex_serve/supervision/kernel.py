@@ -5,6 +5,7 @@ Standard library only: the fork server and its supervisors load it.
 
 import ctypes
 import os
+import sys
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -15,10 +16,10 @@ _MS_REC_PRIVATE = 0x4000 | 0x4_0000
 _MS_NOSUID_NODEV_NOEXEC = 2 | 4 | 8
 
 _libc = ctypes.CDLL(None, use_errno=True)
-# Told its types, ctypes makes the call without making objects for it, and every
-# object that a supervisor makes or touches is a page that it no longer shares.
-_prctl = _libc.prctl
-_prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
+if sys.platform == "linux":
+    # Told its types, ctypes makes the call without making objects for it, and every
+    # object that a supervisor makes or touches is a page that it no longer shares.
+    _libc.prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
 
 
 def become_subreaper() -> None:
@@ -29,7 +30,7 @@ def become_subreaper() -> None:
     Raises:
       OSError: the kernel has no subreapers.
     """
-    _check(_prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+    _check(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
 
 
 def die_with_parent(number: int) -> None:
@@ -38,7 +39,7 @@ def die_with_parent(number: int) -> None:
     Source: prctl(2), ``PR_SET_PDEATHSIG``. Safe only below a process with a
     single thread: it is the thread's end that counts, not the process's.
     """
-    _check(_prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0))
+    _check(_libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0))
 
 
 def enter_pid_namespace() -> None:

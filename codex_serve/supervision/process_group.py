@@ -48,8 +48,10 @@ class GroupedChild:
             await self.wait()
 
     async def _wait_for_exit(self) -> None:
-        """Wait for the leader to exit and leave it unreaped."""
-        if self._process.returncode is None:
+        """Wait for the leader to exit and leave it unreaped, where that can be done."""
+        if not hasattr(os, "waitid"):  # macOS before Python 3.13
+            await self._process.wait()
+        elif self._process.returncode is None:
             await trio.to_thread.run_sync(
                 os.waitid,
                 os.P_PID,
