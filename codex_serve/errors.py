@@ -4,6 +4,10 @@ Each says in one sentence what was wanted, what came and what to do, because
 that sentence is what the person who caused it gets to read.
 """
 
+SERVER_FAILED = 125
+"""The exit code when the server cannot tell the command's own: the number that
+``docker run``, ``env`` and ``timeout`` give for a failure of their own."""
+
 
 class ConfigError(Exception):
     """The operator's: a setting that cannot work. The server does not start."""
@@ -29,7 +33,8 @@ class LaunchError(Exception):
     """The command did not start; nothing is left behind.
 
     Attributes:
-      exit_code: 127 when it was not found, 126 when it cannot be executed.
+      exit_code: 127 when it was not found, 126 when it cannot be executed, 125
+        when the server is to blame.
       reason: the sentence for the stream.
     """
 

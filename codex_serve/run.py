@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import trio
 
-from codex_serve.errors import ChildLostError, LaunchError
+from codex_serve.errors import SERVER_FAILED, ChildLostError, LaunchError
 from codex_serve.events import Event, Exit, Stderr, Stdout, TextDecoder, encode_events
 from codex_serve.launchers import Launch, Launcher
 from codex_serve.model import RunRequest
@@ -20,10 +20,6 @@ from codex_serve.registry import Registry, Run, StopReason
 from codex_serve.supervision.child import Ended, Starter
 
 logger = logging.getLogger(__name__)
-
-LOST = 125
-"""The exit code when the server cannot tell the command's own: the number that
-``docker run``, ``env`` and ``timeout`` give for a failure of their own."""
 
 EventSender = trio.MemorySendChannel[bytes]
 """Takes NDJSON lines; its size is zero, so a slow reader holds the pipes back."""
@@ -59,7 +55,7 @@ class Runner:
                 except LaunchError as error:
                     outcome = _Outcome("not started", error.exit_code, f"{error.reason}\n")
                 except ChildLostError as error:
-                    outcome = _Outcome("lost", LOST, f"{error}\n")
+                    outcome = _Outcome("lost", SERVER_FAILED, f"{error}\n")
             # The command's name, its end and its time; never its words.
             seconds = trio.current_time() - run.started_at
             logger.info(
@@ -145,7 +141,9 @@ def _open_stdio() -> Stdio:
     try:
         return Stdio.open()
     except OSError as error:
-        raise LaunchError(LOST, f"The server cannot start a command: {error.strerror}.") from error
+        raise LaunchError(
+            SERVER_FAILED, f"The server cannot start a command: {error.strerror}."
+        ) from error
 
 
 async def _pump(

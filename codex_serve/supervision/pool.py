@@ -18,7 +18,7 @@ from pathlib import Path
 import trio
 
 import codex_serve
-from codex_serve.errors import ChildLostError, LaunchError
+from codex_serve.errors import SERVER_FAILED, ChildLostError, LaunchError
 from codex_serve.launchers import Launch
 from codex_serve.supervision import tree, wire
 from codex_serve.supervision.child import Ended
@@ -223,7 +223,7 @@ class SupervisorPool:
                 self._known.add(supervisor.pid)
                 return supervisor
             supervisor.close()
-        raise LaunchError(125, "The server cannot start a supervisor for the command.")
+        raise LaunchError(SERVER_FAILED, "The server cannot start a supervisor for the command.")
 
     async def _send_fork(self, lifeline_fd: int) -> socket.socket:
         """Ask the fork server, or the next one where it is dead; return the one asked."""
@@ -293,7 +293,8 @@ class SupervisorPool:
             supervisor.close()
         self._idle.clear()
         if self._control is not None and self._process is not None:
-            self._control.shutdown(socket.SHUT_WR)
+            with suppress(OSError):  # it has just died
+                self._control.shutdown(socket.SHUT_WR)
             with trio.move_on_after(HELD_S) as patience:
                 await self._listen(self._control)  # its end of file is the fork server's end
             self._control.close()
