@@ -21,6 +21,9 @@ from typing import NoReturn
 
 from codex_serve.supervision import kernel, tree, wire
 
+Program = tuple[tuple[bytes, ...], tuple[bytes, ...], dict[bytes, bytes]]
+"""The paths to try in turn, the arguments, the environment."""
+
 FIRST_INTERVAL_S = 0.005
 LAST_INTERVAL_S = 0.2
 """How long between two rounds of killing: longer each time, for what does not
@@ -77,7 +80,7 @@ def supervise(lifeline: socket.socket, *, pid_namespace: bool) -> NoReturn:
         try:
             paths, argv, env, cleanup = wire.read_spec(spec_fd)
             start = _start_in_namespace if pid_namespace else _execute
-            leader = start(paths, argv, env, (stdin, stdout, stderr))
+            leader = start((paths, argv, env), (stdin, stdout, stderr))
         except OSError as error:
             wire.send(lifeline, (wire.FAILED, error.errno or 0))
             continue
@@ -87,7 +90,7 @@ def supervise(lifeline: socket.socket, *, pid_namespace: bool) -> NoReturn:
         _, limit_s, grace_s = message
         status, timed_out, server_gone = _watch(lifeline, wakeup_fd, leader, limit_s, grace_s)
         for paths, argv in cleanup:
-            _clean_up(wakeup_fd, paths, argv, env)
+            _clean_up(wakeup_fd, (paths, argv, env))
         if server_gone:
             os._exit(0)
         wire.send(lifeline, (wire.CLEAN, status, timed_out))
@@ -143,25 +146,18 @@ def _watch(
     return leader_status, timed_out, server_gone
 
 
-def _clean_up(
-    wakeup_fd: int, paths: tuple[bytes, ...], argv: tuple[bytes, ...], env: dict[bytes, bytes]
-) -> None:
-    """Run a command that removes what the run left elsewhere, for ``CLEANUP_S`` at most."""
+def _clean_up(wakeup_fd: int, program: Program) -> None:
+    """Run a program that removes what the run left elsewhere, for ``CLEANUP_S`` at most."""
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
-        _watch(None, wakeup_fd, _execute(paths, argv, env, (null, null, null)), CLEANUP_S, 0.0)
+        _watch(None, wakeup_fd, _execute(program, (null, null, null)), CLEANUP_S, 0.0)
     except OSError:
         pass  # it cannot be executed; there is nobody here who could be told
     finally:
         os.close(null)
 
 
-def _execute(
-    paths: tuple[bytes, ...],
-    argv: tuple[bytes, ...],
-    env: dict[bytes, bytes],
-    stdio: tuple[int, int, int],
-) -> int:
+def _execute(program: Program, stdio: tuple[int, int, int]) -> int:
     """Execute a command in a session of its own; return its pid.
 
     Its signals are at their defaults, because all that this process has changed
@@ -171,8 +167,9 @@ def _execute(
     that it shares with the fork server.
 
     Raises:
-      OSError: none of ``paths`` can be executed.
+      OSError: none of its paths can be executed.
     """
+    paths, argv, env = program
     stdin, stdout, stderr = stdio
     dup2 = os.POSIX_SPAWN_DUP2
     actions = ((dup2, stdin, 0), (dup2, stdout, 1), (dup2, stderr, 2))
@@ -192,12 +189,7 @@ def _execute(
         del failure  # it refers to this frame, and nobody collects garbage here
 
 
-def _start_in_namespace(
-    paths: tuple[bytes, ...],
-    argv: tuple[bytes, ...],
-    env: dict[bytes, bytes],
-    stdio: tuple[int, int, int],
-) -> int:
+def _start_in_namespace(program: Program, stdio: tuple[int, int, int]) -> int:
     """Start the command in a PID namespace of its own; return the pid of its keeper.
 
     The keeper has made the namespace and waits for its first process. When that
@@ -205,12 +197,12 @@ def _start_in_namespace(
     others in the namespace, and the keeper sees its end only after theirs.
 
     Raises:
-      OSError: the namespace is refused, or none of ``paths`` can be executed.
+      OSError: the namespace is refused, or none of its paths can be executed.
     """
     told, tell = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
-        _be_keeper(tell, paths, argv, env, stdio)
+        _be_keeper(tell, program, stdio)
     os.close(tell)
     failure = os.read(told, 16)
     os.close(told)
@@ -220,13 +212,7 @@ def _start_in_namespace(
     return pid
 
 
-def _be_keeper(
-    tell: int,
-    paths: tuple[bytes, ...],
-    argv: tuple[bytes, ...],
-    env: dict[bytes, bytes],
-    stdio: tuple[int, int, int],
-) -> NoReturn:
+def _be_keeper(tell: int, program: Program, stdio: tuple[int, int, int]) -> NoReturn:
     """Make the namespace, and end as its first process does.
 
     A process of its own, because one that has made a namespace can start
@@ -237,7 +223,7 @@ def _be_keeper(
         kernel.enter_pid_namespace()
         first = os.fork()
         if first == 0:
-            _be_first_process(tell, paths, argv, env, stdio)
+            _be_first_process(tell, program, stdio)
         for fd in (*stdio, tell):
             os.close(fd)
         os._exit(_shell_code(os.waitpid(first, 0)[1]))
@@ -247,18 +233,12 @@ def _be_keeper(
         os._exit(1)
 
 
-def _be_first_process(
-    tell: int,
-    paths: tuple[bytes, ...],
-    argv: tuple[bytes, ...],
-    env: dict[bytes, bytes],
-    stdio: tuple[int, int, int],
-) -> NoReturn:
+def _be_first_process(tell: int, program: Program, stdio: tuple[int, int, int]) -> NoReturn:
     """Start the command, reap what becomes ours, and end as the command does."""
     try:
         kernel.die_with_parent(signal.SIGKILL)
         kernel.mount_own_proc()
-        leader = _execute(paths, argv, env, stdio)
+        leader = _execute(program, stdio)
         for fd in (*stdio, tell):
             os.close(fd)
         while True:
