@@ -207,7 +207,7 @@ def battery(server: Server, folder: Path, event: Callable[[Battery], None]) -> I
 
 def settings_for(event: Callable[[Battery], None]) -> dict[str, str]:
     # Long enough for all to be ready; the clock of each run starts with it.
-    timeout = {"RUN_RESPONSE_TIMEOUT_SECONDS": "6"} if event is time_out else {}
+    timeout = {"RUN_RESPONSE_TIMEOUT_SECONDS": "8"} if event is time_out else {}
     return {**SETTINGS, **timeout}
 
 
