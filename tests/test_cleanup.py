@@ -135,40 +135,38 @@ def abort_server(battery: Battery) -> None:
     battery.server.signal(signal.SIGABRT)
 
 
+def kill(*pids: int) -> None:
+    """Kill all of them at once; one that has noticed the end of another may be gone already."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 def kill_fork_server(battery: Battery) -> None:
     """Runs go on without it; it is their end that must still work."""
-    os.kill(fork_server(battery.server), signal.SIGKILL)
+    kill(fork_server(battery.server))
     disconnect(battery)
 
 
 def kill_supervisors(battery: Battery) -> None:
-    for pid in supervisors(battery.server):
-        os.kill(pid, signal.SIGKILL)
+    kill(*supervisors(battery.server))
     check_streams(battery, 125)
 
 
 def kill_supervisors_then_fork_server(battery: Battery) -> None:
-    pids = [*supervisors(battery.server), fork_server(battery.server)]
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
+    kill(*supervisors(battery.server), fork_server(battery.server))
 
 
 def kill_fork_server_then_supervisors(battery: Battery) -> None:
-    pids = [fork_server(battery.server), *supervisors(battery.server)]
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
+    kill(*[fork_server(battery.server), *supervisors(battery.server)])
 
 
 def kill_server_and_fork_server(battery: Battery) -> None:
-    pid = fork_server(battery.server)
-    os.kill(battery.server.pid, signal.SIGKILL)
-    os.kill(pid, signal.SIGKILL)
+    kill(*[battery.server.pid, fork_server(battery.server)])
 
 
 def kill_server_and_supervisors(battery: Battery) -> None:
-    pids = supervisors(battery.server)
-    for pid in [battery.server.pid, *pids]:
-        os.kill(pid, signal.SIGKILL)
+    kill(*[battery.server.pid, *supervisors(battery.server)])
 
 
 EVENTS: dict[Callable[[Battery], None], bool] = {
@@ -227,9 +225,8 @@ def test_nothing_is_left(
 
 def kill_everybody(battery: Battery) -> None:
     """Server, fork server and supervisors at once: only a fence of the kernel stands this."""
-    pids = [battery.server.pid, fork_server(battery.server), *supervisors(battery.server)]
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
+    server = battery.server
+    kill(*[server.pid, fork_server(server), *supervisors(server)])
 
 
 @pytest.mark.slow
