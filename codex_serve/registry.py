@@ -64,9 +64,6 @@ class Registry:
     def __repr__(self) -> str:
         return f"<Registry {len(self._runs)} runs{' closed' if self._closed else ''}>"
 
-    def __len__(self) -> int:
-        return len(self._runs)
-
     def check_open(self) -> None:
         """Raise ``ApiError`` 503 ``shutting_down`` once the server stops."""
         if self._closed:

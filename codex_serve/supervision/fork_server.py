@@ -71,8 +71,7 @@ class _ForkServer:
         while self._reap() or not self._server_gone:
             wait_s = None
             if self._killed:
-                if any(child not in self._supervisors for child in tree.children(os.getpid())):
-                    tree.kill_descendants(spare=self._supervisors)
+                if tree.kill_orphans(self._supervisors):
                     wait_s = ORPHAN_INTERVAL_S
                 else:
                     self._report()

@@ -334,10 +334,7 @@ class SupervisorPool:
         spare = set(self._known)
         if self._process is not None:
             spare.add(self._process.pid)
-        found = any(child not in spare for child in tree.children(os.getpid()))
-        if found:
-            tree.kill_descendants(spare)
-        return found
+        return tree.kill_orphans(spare)
 
 
 @asynccontextmanager

@@ -94,6 +94,18 @@ def kill_descendants(spare: Collection[int] = ()) -> None:
         send(pid, signal.SIGKILL)
 
 
+def kill_orphans(spare: Collection[int]) -> bool:
+    """Kill every child that is not in ``spare``, with all below it.
+
+    Returns:
+      Whether there were any, zombies too: until it says no, look again.
+    """
+    found = any(child not in spare for child in children(os.getpid()))
+    if found:
+        kill_descendants(spare)
+    return found
+
+
 def send(pid: int, number: signal.Signals) -> None:
     """Send a signal; that there is no such process any more is no error.
 
