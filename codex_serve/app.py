@@ -1,7 +1,6 @@
 """The routes, and every refusal as the one JSON line that clients can show."""
 
 import logging
-from functools import partial
 
 import msgspec
 from quart import Response, request
@@ -46,9 +45,8 @@ def create_app(config: Config, runner: Runner) -> QuartTrio:
             raise ApiError(
                 400, "unknown_cli", f"'cli' must be one of {known}; not {run_request.cli[:64]!r}."
             )
-        runner.registry.check_open()
         response = Response(
-            ProducedBody(partial(runner.run, run_request)),
+            ProducedBody(runner.prepare(run_request)),
             content_type="application/x-ndjson",
             headers=_STREAM_HEADERS,
         )

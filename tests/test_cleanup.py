@@ -439,7 +439,7 @@ def test_what_a_launch_has_to_clean_up_is_cleaned_up_before_the_end(
     events = server.run("sh", "-c", script, env={"TRACE": str(trace)})
     assert text_of(events, "stdout") == "first\n"
     assert exit_code(events) == 3
-    assert trace.read_text() == "12"
+    assert trace.read_text() == "111"
 
 
 @pytest.mark.parametrize("event", ["disconnect", "kill"])
@@ -454,7 +454,7 @@ def test_it_is_cleaned_up_also_when_nobody_waits_for_it(
             server.signal(signal.SIGKILL)
         else:
             stream.disconnect()
-        wait_until(lambda: trace.exists() and trace.read_text() == "12", "the clean-up")
+        wait_until(lambda: trace.exists() and trace.read_text() == "111", "the clean-up")
         assert not alive(pid)
 
 

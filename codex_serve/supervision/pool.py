@@ -23,6 +23,7 @@ from codex_serve.launchers import Launch
 from codex_serve.supervision import tree, wire
 from codex_serve.supervision.child import Ended
 from codex_serve.supervision.launching import candidates, launch_error
+from codex_serve.supervision.limits import LONGEST_REMOVAL_S
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ ATTEMPTS = 3
 _BOOT = (
     "import sys; sys.path.insert(0, sys.argv[1]); "
     "from codex_serve.supervision.fork_server import main; "
-    "main(int(sys.argv[2]), pid_namespace=sys.argv[3] == 'pidns')"
+    "main(int(sys.argv[2]), list(map(int, sys.argv[4:])), pid_namespace=sys.argv[3] == 'pidns')"
 )
 
 
@@ -92,15 +93,19 @@ class SupervisedChild:
     async def wait(self) -> Ended:
         """See ``Child.wait``."""
         match await self._supervisor.receive():
-            case (wire.CLEAN, wait_status, timed_out):
+            case (wire.CLEAN, wait_status, timed_out, removed):
                 self._over = True
+                log_removal(self._launch, removed=removed)
                 return Ended(os.waitstatus_to_exitcode(wait_status), timed_out)
             case (wire.FAILED, number):
                 self._over = True
                 error = OSError(number, os.strerror(number))
                 raise launch_error(self._launch, error)
             case _:
-                await self._pool.wait_for_orphans(self._supervisor.pid)
+                self._given_up = True  # what follows is all that can be done
+                with trio.CancelScope(shield=True):
+                    await self._pool.wait_for_orphans(self._supervisor.pid)
+                    await self._pool.remove_rest(self._launch)
                 raise ChildLostError("The run's supervisor was killed: the run is lost.")
 
     async def end(self) -> None:
@@ -109,24 +114,34 @@ class SupervisedChild:
             return
         with suppress(OSError):  # it was killed; waiting for it says so, and for its orphans
             self._supervisor.send((wire.STOP,))
+        patience_s = self._pool.grace_s + HELD_S
+        if self._launch.removal is not None:
+            patience_s += LONGEST_REMOVAL_S
         try:
-            with trio.fail_after(self._pool.grace_s + HELD_S):
+            with trio.fail_after(patience_s):
                 await self.wait()
         except trio.TooSlowError:
             self._given_up = True
             logger.error("supervisor %d: some processes of a run do not end", self._supervisor.pid)
         except (LaunchError, ChildLostError):
-            self._given_up = True  # there is nothing left that could be ended
+            pass  # there is nothing left that could be ended
 
 
 class SupervisorPool:
     """A ``Starter`` that leaves nothing. Made by ``open_pool``."""
 
     def __init__(
-        self, grace_s: float, nursery: trio.Nursery, *, pid_namespace: bool, max_files: int
+        self,
+        grace_s: float,
+        nursery: trio.Nursery,
+        *,
+        pid_namespace: bool,
+        max_files: int,
+        lease_fd: int | None,
     ) -> None:
         self.grace_s = grace_s
         self._max_files = max_files
+        self._lease_fds = [] if lease_fd is None else [lease_fd]
         self._pid_namespace = pid_namespace
         self._idle: list[Supervisor] = []
         self._known: set[int] = set()
@@ -156,18 +171,24 @@ class SupervisorPool:
             self.give_back(supervisor, reusable=child.over)
 
     async def _start(self, launch: Launch, stdio: tuple[int, ...], limit_s: float) -> Supervisor:
-        """Hand ``launch`` to a supervisor that lives."""
+        return await self._hand_over((wire.START, limit_s, self.grace_s), launch, stdio)
+
+    async def _hand_over(
+        self, message: wire.Message, launch: Launch, stdio: tuple[int, ...] = ()
+    ) -> Supervisor:
+        """Send a message about ``launch`` to a supervisor that lives; return that."""
+        removal = launch.removal
         spec = (
             *_encode(launch.argv, launch),
             {os.fsencode(name): os.fsencode(value) for name, value in launch.env.items()},
-            tuple(_encode(argv, launch) for argv in launch.cleanup),
+            (*_encode(removal.argv, launch), removal.awaited) if removal else None,
         )
         spec_fd = wire.write_spec(spec)
         try:
             while True:
                 supervisor = self._idle.pop() if self._idle else await self.fork()
                 try:
-                    supervisor.send((wire.START, limit_s, self.grace_s), (*stdio, spec_fd))
+                    supervisor.send(message, (*stdio, spec_fd))
                 except OSError:  # it was killed while it waited
                     self.give_back(supervisor, reusable=False)
                 else:
@@ -266,12 +287,12 @@ class SupervisorPool:
         ours.setblocking(False)
         root = Path(codex_serve.__file__).parent.parent
         isolation = "pidns" if self._pid_namespace else "subreaper"
-        fd = str(theirs.fileno())
         with theirs:
+            boot = [_BOOT, str(root), str(theirs.fileno()), isolation, *map(str, self._lease_fds)]
             # Its standard error is ours: a traceback of its own must reach somebody.
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _BOOT, str(root), fd, isolation],
-                pass_fds=[theirs.fileno()],
+                [sys.executable, "-I", "-S", "-c", *boot],
+                pass_fds=[theirs.fileno(), *self._lease_fds],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
             )
@@ -305,8 +326,24 @@ class SupervisorPool:
 
     async def wait_for_orphans(self, pid: int) -> None:
         """Wait until what the killed supervisor ``pid`` left is gone, for a while."""
-        with trio.CancelScope(shield=True), trio.move_on_after(ORPHANS_S):
+        with trio.move_on_after(ORPHANS_S):
             await self._orphans.setdefault(pid, trio.Event()).wait()
+
+    async def remove_rest(self, launch: Launch) -> None:
+        """Have what ``launch`` made elsewhere removed, after its supervisor was killed."""
+        message = wire.GONE
+        with suppress(LaunchError), trio.move_on_after(LONGEST_REMOVAL_S):
+            while launch.removal is not None and message == wire.GONE:
+                supervisor = await self._hand_over((wire.REMOVE,), launch)
+                try:
+                    message = await supervisor.receive()
+                finally:
+                    self.give_back(supervisor, reusable=message != wire.GONE)
+        match message:
+            case (wire.CLEAN, _, _, removed):
+                log_removal(launch, removed=removed)
+            case _:
+                log_removal(launch, removed=launch.removal is None)
 
     def _orphans_gone(self, pid: int) -> None:
         if pid in self._known:
@@ -339,7 +376,7 @@ class SupervisorPool:
 
 @asynccontextmanager
 async def open_pool(
-    grace_s: float, *, pid_namespace: bool, max_files: int
+    grace_s: float, *, pid_namespace: bool, max_files: int, lease_fd: int | None = None
 ) -> AsyncIterator[SupervisorPool]:
     """Start a fork server and one supervisor, and end them when left.
 
@@ -347,19 +384,32 @@ async def open_pool(
       grace_s: seconds between SIGTERM and SIGKILL.
       pid_namespace: put each command into a PID namespace of its own.
       max_files: the soft limit of open files for commands.
+      lease_fd: a descriptor that the fork server and the supervisors hold while they live.
 
     Raises:
       LaunchError: no supervisor could be started.
     """
     async with trio.open_nursery() as nursery:
-        pool = SupervisorPool(grace_s, nursery, pid_namespace=pid_namespace, max_files=max_files)
+        pool = SupervisorPool(
+            grace_s,
+            nursery,
+            pid_namespace=pid_namespace,
+            max_files=max_files,
+            lease_fd=lease_fd,
+        )
         nursery.start_soon(pool.keep_fork_server)
         pool.give_back(await pool.fork(), reusable=True)
         yield pool
         nursery.cancel_scope.cancel()
 
 
-def _encode(argv: tuple[str, ...], launch: Launch) -> wire.Command:
+def log_removal(launch: Launch, *, removed: bool) -> None:
+    """Tell the operator what is left of a run, if anything."""
+    if launch.removal is not None and not removed:
+        logger.error("could not remove what a run has left: %s", launch.removal.argv[-1])
+
+
+def _encode(argv: tuple[str, ...], launch: Launch) -> tuple[wire.Names, wire.Names]:
     return (
         tuple(map(os.fsencode, candidates(argv[0], launch.env))),
         tuple(map(os.fsencode, argv)),
