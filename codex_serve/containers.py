@@ -112,9 +112,10 @@ class Containers:
             )
         image = self.docker.image
         if (await self._ask("image", "inspect", "--format={{.Id}}", image)).returncode != 0:
+            pull = "set DOCKER_PULL=missing" if self.docker.pull == "never" else "have it pulled"
             return (
-                f"The engine has no image {image!r} (CODEX_DOCKER_IMAGE): build it there, with "
-                "codex.docker/build.sh, or let the engine pull it, with DOCKER_PULL=missing.\n"
+                f"The engine has no image {image!r} (CODEX_DOCKER_IMAGE): build it there, as "
+                f"codex.docker/build.sh does, or {pull}.\n"
             )
         return ""
 

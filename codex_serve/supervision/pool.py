@@ -23,7 +23,7 @@ from codex_serve.launchers import Launch
 from codex_serve.supervision import tree, wire
 from codex_serve.supervision.child import Ended
 from codex_serve.supervision.launching import candidates, launch_error
-from codex_serve.supervision.limits import LONGEST_REMOVAL_S
+from codex_serve.supervision.limits import GIVE_UP_LATER_S, GIVE_UP_S, LONGEST_REMOVAL_S
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,8 @@ class SupervisedChild:
         match await self._supervisor.receive():
             case (wire.CLEAN, wait_status, timed_out, removed):
                 self._over = True
-                log_removal(self._launch, removed=removed)
+                if not removed:
+                    self._pool.remove_later(self._launch)
                 return Ended(os.waitstatus_to_exitcode(wait_status), timed_out)
             case (wire.FAILED, number):
                 self._over = True
@@ -105,7 +106,8 @@ class SupervisedChild:
                 self._given_up = True  # what follows is all that can be done
                 with trio.CancelScope(shield=True):
                     await self._pool.wait_for_orphans(self._supervisor.pid)
-                    await self._pool.remove_rest(self._launch)
+                    if not await self._pool.remove(self._launch, GIVE_UP_S):
+                        self._pool.remove_later(self._launch)
                 raise ChildLostError("The run's supervisor was killed: the run is lost.")
 
     async def end(self) -> None:
@@ -329,21 +331,32 @@ class SupervisorPool:
         with trio.move_on_after(ORPHANS_S):
             await self._orphans.setdefault(pid, trio.Event()).wait()
 
-    async def remove_rest(self, launch: Launch) -> None:
-        """Have what ``launch`` made elsewhere removed, after its supervisor was killed."""
+    async def remove(self, launch: Launch, give_up_s: float) -> bool:
+        """Have what a killed command made elsewhere removed; return whether nothing is left."""
         message = wire.GONE
-        with suppress(LaunchError), trio.move_on_after(LONGEST_REMOVAL_S):
-            while launch.removal is not None and message == wire.GONE:
-                supervisor = await self._hand_over((wire.REMOVE,), launch)
-                try:
-                    message = await supervisor.receive()
-                finally:
-                    self.give_back(supervisor, reusable=message != wire.GONE)
+        while launch.removal is not None and message == wire.GONE:
+            supervisor = await self._hand_over((wire.REMOVE, give_up_s), launch)
+            try:
+                message = await supervisor.receive()
+            finally:
+                self.give_back(supervisor, reusable=message != wire.GONE)
         match message:
             case (wire.CLEAN, _, _, removed):
-                log_removal(launch, removed=removed)
+                return bool(removed)
             case _:
-                log_removal(launch, removed=launch.removal is None)
+                return launch.removal is None
+
+    def remove_later(self, launch: Launch) -> None:
+        """Go on removing in the background, because nobody is to wait for it any longer."""
+
+        async def remove() -> None:
+            removed = False
+            with suppress(LaunchError):
+                removed = await self.remove(launch, GIVE_UP_LATER_S)
+            if not removed and launch.removal is not None:
+                logger.error("could not remove what a run has left: %s", launch.removal.argv[-1])
+
+        self._nursery.start_soon(remove)
 
     def _orphans_gone(self, pid: int) -> None:
         if pid in self._known:
@@ -401,12 +414,6 @@ async def open_pool(
         pool.give_back(await pool.fork(), reusable=True)
         yield pool
         nursery.cancel_scope.cancel()
-
-
-def log_removal(launch: Launch, *, removed: bool) -> None:
-    """Tell the operator what is left of a run, if anything."""
-    if launch.removal is not None and not removed:
-        logger.error("could not remove what a run has left: %s", launch.removal.argv[-1])
 
 
 def _encode(argv: tuple[str, ...], launch: Launch) -> tuple[wire.Names, wire.Names]:

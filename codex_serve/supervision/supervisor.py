@@ -88,13 +88,16 @@ def supervise(lifeline: socket.socket, *, pid_namespace: bool) -> NoReturn:
             for fd in fds:
                 os.close(fd)
         status, timed_out, server_gone = int(signal.SIGKILL), False, False
-        if message[0] == wire.START:
+        give_up_s = GIVE_UP_S
+        if message[0] == wire.REMOVE:
+            _, give_up_s = message
+        else:
             _, limit_s, grace_s = message
             remover = (*removal[:2], env) if removal is not None and removal[2] else None
             status, timed_out, server_gone = _watch(
                 lifeline, wakeup_fd, leader, limit_s, grace_s, remover
             )
-        removed = removal is None or _remove(wakeup_fd, removal, env, status)
+        removed = removal is None or _remove(wakeup_fd, removal, env, status, give_up_s)
         if server_gone:
             os._exit(0)
         wire.send(lifeline, (wire.CLEAN, status, timed_out, removed))
@@ -165,7 +168,11 @@ def _watch(
 
 
 def _remove(
-    wakeup_fd: int, removal: wire.Removal, env: dict[bytes, bytes], wait_status: int
+    wakeup_fd: int,
+    removal: wire.Removal,
+    env: dict[bytes, bytes],
+    wait_status: int,
+    give_up_s: float,
 ) -> bool:
     """Remove what a command that is gone has left elsewhere; see ``launchers.Removal``.
 
@@ -174,6 +181,7 @@ def _remove(
       removal: how.
       env: the environment for it.
       wait_status: how the command ended.
+      give_up_s: how long it may fail.
 
     Returns:
       Whether nothing is left.
@@ -184,7 +192,7 @@ def _remove(
     watch_until = time.monotonic()
     if awaited and os.WIFSIGNALED(wait_status):
         watch_until += WATCH_S
-    give_up_at = watch_until + GIVE_UP_S
+    give_up_at = watch_until + give_up_s
     interval_s = FIRST_INTERVAL_S
     while True:
         pid = _execute_quietly((paths, argv, env))

@@ -13,7 +13,7 @@ costs it some 20 KB. The parties run the same Python, so they use ``marshal``.
 | ``(READY, pid)`` | supervisor → server: it waits for a command | |
 | ``(START, limit_s, grace_s)`` | server → supervisor | stdin, stdout, stderr, the spec |
 | ``(STOP,)`` | server → supervisor: end the command | |
-| ``(REMOVE,)`` | server → supervisor: remove what is left of a command that was killed | the spec |
+| ``(REMOVE, limit_s)`` | server → supervisor: remove what is left of a command that was killed | the spec |
 | ``(FAILED, errno)`` | supervisor → server: the command could not be executed | |
 | ``(CLEAN, wait_status, timed_out, removed)`` | supervisor → server: the command and all it started are gone | |
 
