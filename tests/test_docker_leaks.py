@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import mkdtemp
 
 import pytest
 
@@ -112,7 +113,9 @@ def make_cell(start_server: StartServer, tmp_path: Path) -> Iterator[Callable[..
         def make(age_s: float, module: str, **more: str) -> Cell:
             mark = Mark()
             stack.callback(mark.remove_all)
-            return Cell(start_server(settings(mark, tmp_path, **more), module=module), mark, age_s)
+            # With leases of its own: no other cell's server is to remove what this one leaves.
+            folder = Path(mkdtemp(dir=tmp_path))
+            return Cell(start_server(settings(mark, folder, **more), module=module), mark, age_s)
 
         yield make
 
