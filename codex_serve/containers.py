@@ -37,7 +37,7 @@ RETRY_S = 30.0
 KILLED = 137
 """The exit code of a container whose main process got SIGKILL, such as for want of memory."""
 
-_LISTING = f'{{{{.ID}}}} {{{{.Label "{INSTANCE_LABEL}"}}}} {{{{.Label "{EXPIRY_LABEL}"}}}}'
+_LISTING = f'{{{{.ID}}}}\t{{{{.Label "{INSTANCE_LABEL}"}}}}\t{{{{.Label "{EXPIRY_LABEL}"}}}}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +50,15 @@ class Container:
 
 
 def parse_listing(text: str) -> list[Container]:
-    """Read lines of ``ID INSTANCE EXPIRY``. What has no number for an expiry never expires."""
+    """Read lines of id, instance and expiry, between them tabs.
+
+    What has no number for an expiry never expires.
+    """
     found = []
     for line in text.splitlines():
-        container_id, instance, *expiry = line.split()
-        number = expiry[0] if expiry else ""
-        found.append(
-            Container(container_id, instance, float(number) if number.isdecimal() else math.inf)
-        )
+        container_id, instance, expiry = line.split("\t", 2)
+        expires_at = float(expiry) if expiry.isdecimal() else math.inf
+        found.append(Container(container_id, instance, expires_at))
     return found
 
 

@@ -201,7 +201,10 @@ def test_a_machine_without_the_docker_client_stops_the_start(tmp_path: Path) -> 
 
 
 def test_what_nobody_will_remove() -> None:
-    listing = "c1 dead 5\nc2 living 5\nc3 unknown 5\nc4 unknown 50\nc5 unknown never\nc6 unknown\n"
+    listing = (
+        "c1\tdead\t5\nc2\tliving\t5\nc3\tunknown\t5\nc4\tunknown\t50\n"
+        "c5\tunknown\tnever\nc6\tunknown\t\nc7\t\t \tx\n"
+    )
     leases = Leases(known=frozenset({"dead", "living"}), dead=frozenset({"dead"}))
     containers = parse_listing(listing)
     assert containers[0] == Container("c1", "dead", 5.0)
