@@ -248,11 +248,12 @@ class TestWithAnEngine:
         assert pid != 1  # an init is
 
     def test_no_secret_is_on_a_command_line(self, docker_server: Callable[..., Server]) -> None:
-        server = docker_server(LITELLM_API_KEY="sk-ours-1234")
+        mark = Mark()
+        server = docker_server(LITELLM_API_KEY="sk-ours-1234", DOCKER_RUN_ARGS=mark.option)
         script = "echo ready; sleep 600"
         with server.stream("sh", "-c", script, env={"KEY": "sk-theirs-5678"}) as stream:
             stream.read_until("ready")
-            ((_, (pid, *_)),) = marked("--name=codex-serve-").items()
+            (pid,) = marked(mark.option)[mark.option]
             words = Path(f"/proc/{pid}/cmdline").read_bytes()
             environ = Path(f"/proc/{pid}/environ").read_bytes()
         assert b"--env=LITELLM_API_KEY\0" in words
