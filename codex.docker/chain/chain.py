@@ -218,7 +218,7 @@ class Chain:
         return [*command, cell.cli, *cell.args], os.environ | settings
 
     def _on_host(self, cell: Cell, folder: Path) -> tuple[list[str], dict[str, str]]:
-        for name in ("home", "tmp", "run"):
+        for name in ("home", "tmp"):
             (folder / name).mkdir()
         entrypoint = HERE.parent / "docker-entrypoint.sh"
         env = self._settings(cell) | {
