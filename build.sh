@@ -16,6 +16,7 @@ if [ "${1:-}" = --lock ]; then
   }
   lock pyproject.toml --output-file requirements.txt
   lock pyproject.toml --group dev --output-file requirements-dev.txt
+  lock codex.docker/chain/requirements.in --output-file codex.docker/chain/requirements.txt
   exit
 fi
 

@@ -64,8 +64,23 @@ def build(script: str, name: str) -> str:
 
 
 def unique_name() -> str:
-    """A name for a container that no other has."""
+    """A name for a container or a volume that no other has."""
     return f"codex-serve-test-{secrets.token_hex(4)}"
+
+
+class Runs:
+    """The containers of the runs of one test, by a label of their own.
+
+    A server that ``env`` belongs to puts the label on each of them.
+    """
+
+    def __init__(self) -> None:
+        self._label = unique_name()
+        self.env = {"DOCKER_RUN_ARGS": f"--label={self._label}"}
+
+    def containers(self) -> list[str]:
+        """The ids of those that the engine knows, running or not."""
+        return docker("ps", "--all", "--quiet", f"--filter=label={self._label}").split()
 
 
 class ContainerServer(Server):

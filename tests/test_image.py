@@ -14,9 +14,18 @@ from pathlib import Path
 
 import pytest
 
-from containers import ROOT, SOCKET, WITH_SOCKET, ContainerServer, docker, runs_images, unique_name
+from containers import (
+    ROOT,
+    SOCKET,
+    WITH_SOCKET,
+    ContainerServer,
+    Runs,
+    docker,
+    runs_images,
+    unique_name,
+)
 from processes import wait_until
-from serving import TIMEOUT_S
+from serving import TIMEOUT_S, exit_code, text_of
 
 pytestmark = runs_images
 
@@ -99,10 +108,48 @@ def test_a_socket_that_is_roots_alone_leaves_the_server_root_with_a_word(
         assert any("so the server stays root" in line for line in server.log)
 
 
-def test_sigterm_stops_the_container_with_exit_0(server_image: str) -> None:
-    with ContainerServer(server_image, [WITH_SOCKET]) as server:
+RUNS_SH = {"CLI_LIST": "sh", "SHUTDOWN_GRACE_SECONDS": "0.1"}
+"""For a server whose runs are in containers of its own image, as there is a shell in it."""
+
+HANGS = ("sh", "-c", "echo ready; exec sleep 600")
+
+
+def test_sigterm_ends_runs_and_stops_the_server_with_exit_0(server_image: str) -> None:
+    runs = Runs()
+    env = {**RUNS_SH, **runs.env, "CODEX_DOCKER_IMAGE": server_image}
+    with (
+        ContainerServer(server_image, [WITH_SOCKET], env) as server,
+        server.stream(*HANGS) as stream,
+    ):
+        stream.read_until("ready")
         docker("kill", "--signal=TERM", server.name)
         assert server.process.wait(TIMEOUT_S) == 0
+        assert exit_code(stream.rest()) == 143
+        assert runs.containers() == []
+
+
+@pytest.fixture
+def volume() -> Iterator[str]:
+    name = unique_name()
+    docker("volume", "create", name)
+    yield name
+    docker("volume", "rm", name)
+
+
+def test_a_new_server_removes_what_a_killed_one_left(server_image: str, volume: str) -> None:
+    runs = Runs()
+    env = {**RUNS_SH, **runs.env, "CODEX_DOCKER_IMAGE": server_image}
+    mounts = [WITH_SOCKET, f"--volume={volume}:/var/lib/codex-serve"]
+    with (
+        ContainerServer(server_image, mounts, env) as killed,
+        killed.stream(*HANGS) as stream,
+    ):
+        stream.read_until("ready")
+        docker("kill", "--signal=KILL", killed.name)
+        killed.process.wait(TIMEOUT_S)
+    assert len(runs.containers()) == 1
+    with ContainerServer(server_image, mounts, env):
+        wait_until(lambda: runs.containers() == [], "the removal of what was left")
 
 
 @contextmanager
@@ -135,5 +182,5 @@ def test_a_server_in_a_container_runs_each_cli_in_a_container_beside_it(
     env = {"CODEX_DOCKER_IMAGE": cli_image, "CLI_LIST": ",".join(CLIS)}
     with ContainerServer(server_image, [WITH_SOCKET], env) as server:
         events = server.run(cli, "--version")
-    assert events[-1] == {"type": "exit", "code": 0}
-    assert default_of(CLIS[cli]) in "".join(e["data"] for e in events if e["type"] == "stdout")
+    assert exit_code(events) == 0, text_of(events, "stderr")
+    assert default_of(CLIS[cli]) in text_of(events, "stdout")
