@@ -23,5 +23,5 @@ become() {
 if (become test ! -S "$socket" -o -w "$socket"); then
   become "$@"
 fi
-echo "server-entrypoint: no other user may use $socket, so the server stays root" >&2
+echo "server-entrypoint: no user but root can be had who may use $socket, so the server stays root" >&2
 exec "$@"

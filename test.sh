@@ -66,6 +66,9 @@ install_litellm() {
 docker=
 if docker info >/dev/null 2>&1; then
   docker=yes
+  if ! docker compose version >/dev/null 2>&1 && ! command -v docker-compose >/dev/null; then
+    echo "test.sh: no docker-compose here: the test of the deployment is SKIPPED" >&2
+  fi
 else
   echo "test.sh: no Docker engine answers: the tests in containers are SKIPPED" >&2
 fi

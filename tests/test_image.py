@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,13 +100,28 @@ def test_a_user_who_was_named_stays(server_image: str) -> None:
         assert (status["Uid"], status["Gid"]) == (["1234"] * 4, ["1235"] * 4)
 
 
-def test_a_socket_that_is_roots_alone_leaves_the_server_root_with_a_word(
-    server_image: str,
+@pytest.mark.parametrize(
+    ("mode", "uid", "groups"), [(0o660, "10001", ["0"]), (0o600, "0", [])], ids=["0660", "0600"]
+)
+def test_a_socket_of_root_gives_its_group_or_leaves_the_server_root(
+    server_image: str, tmp_path: Path, mode: int, uid: str, groups: list[str]
 ) -> None:
-    # Without the right to become somebody else, as with a socket that others may not use.
-    with ContainerServer(server_image, ["--cap-drop=ALL", WITH_SOCKET]) as server:
+    path = tmp_path / "docker.sock"
+    with socket.socket(socket.AF_UNIX) as roots:
+        roots.bind(str(path))
+        path.chmod(mode)
+        os.chown(path, 0, 0)
+        with ContainerServer(server_image, [f"--volume={path}:{SOCKET}"]) as server:
+            status = status_of(server.pid)
+            assert (status["Uid"], status["Groups"]) == ([uid] * 4, groups)
+            said = [line for line in server.log if line.endswith("so the server stays root")]
+            assert bool(said) == (uid == "0")
+
+
+def test_a_container_that_may_not_change_its_user_serves_as_root(server_image: str) -> None:
+    with ContainerServer(server_image, ["--cap-drop=ALL"]) as server:
         assert status_of(server.pid)["Uid"] == ["0"] * 4
-        assert any("so the server stays root" in line for line in server.log)
+        assert server.log[1].endswith("so the server stays root")
 
 
 RUNS_SH = {"CLI_LIST": "sh", "SHUTDOWN_GRACE_SECONDS": "0.1"}
