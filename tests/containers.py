@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from engine import NEEDS_ENGINE, docker
 from serving import Server
 
 ROOT = Path(__file__).parent.parent
@@ -20,30 +21,8 @@ SOCKET = Path("/var/run/docker.sock")
 WITH_SOCKET = f"--volume={SOCKET}:{SOCKET}"
 
 
-def docker(*args: str) -> str:
-    done = subprocess.run(["docker", *args], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-def engine_answers() -> bool:
-    try:
-        return subprocess.run(["docker", "info"], capture_output=True, check=False).returncode == 0
-    except FileNotFoundError:
-        return False
-
-
-needs_engine = [
-    pytest.mark.docker,
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        os.environ.get("REQUIRE_DOCKER") != "1" and not engine_answers(),
-        reason="no Docker engine answers",
-    ),
-]
-
-runs_images = [
-    *needs_engine,
+RUNS_IMAGES = [
+    *NEEDS_ENGINE,
     pytest.mark.image,
     # Whichever of these tests is the first has the images to build.
     pytest.mark.timeout(900),
@@ -66,21 +45,6 @@ def build(script: str, name: str) -> str:
 def unique_name() -> str:
     """A name for a container or a volume that no other has."""
     return f"codex-serve-test-{secrets.token_hex(4)}"
-
-
-class Runs:
-    """The containers of the runs of one test, by a label of their own.
-
-    A server that ``env`` belongs to puts the label on each of them.
-    """
-
-    def __init__(self) -> None:
-        self._label = unique_name()
-        self.env = {"DOCKER_RUN_ARGS": f"--label={self._label}"}
-
-    def containers(self) -> list[str]:
-        """The ids of those that the engine knows, running or not."""
-        return docker("ps", "--all", "--quiet", f"--filter=label={self._label}").split()
 
 
 class ContainerServer(Server):

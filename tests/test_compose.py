@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from containers import ROOT, Runs, docker, runs_images, unique_name
+from containers import ROOT, RUNS_IMAGES, unique_name
+from engine import Mark, docker
 from processes import wait_until
 from serving import TIMEOUT_S, Stream, exit_code
 
@@ -41,7 +42,7 @@ def find_compose() -> list[str] | None:
 
 
 pytestmark = [
-    *runs_images,
+    *RUNS_IMAGES,
     pytest.mark.skipif(
         os.environ.get("REQUIRE_DOCKER") != "1" and find_compose() is None,
         reason="there is neither docker compose nor docker-compose",
@@ -95,14 +96,16 @@ class Project:
 
 
 @pytest.fixture
-def runs() -> Runs:
-    return Runs()
+def mark() -> Iterator[Mark]:
+    mark = Mark()
+    yield mark
+    mark.remove_all()
 
 
 @pytest.fixture
-def project(tmp_path: Path, runs: Runs) -> Iterator[Project]:
+def project(tmp_path: Path, mark: Mark) -> Iterator[Project]:
     # An address of nobody, where a CLI waits for an answer until it is stopped.
-    env = {**runs.env, "LITELLM_BASE_URL": "http://192.0.2.1:4000"}
+    env = {"DOCKER_RUN_ARGS": mark.option, "LITELLM_BASE_URL": "http://192.0.2.1:4000"}
     project = Project(tmp_path / "override.yml", env)
     try:
         project("up", "--build", "--detach")
@@ -112,7 +115,7 @@ def project(tmp_path: Path, runs: Runs) -> Iterator[Project]:
         project("down", "--volumes")
 
 
-def test_the_readmes_deployment_answers_and_leaves_nothing(project: Project, runs: Runs) -> None:
+def test_the_readmes_deployment_answers_and_leaves_nothing(project: Project, mark: Mark) -> None:
     readme = (ROOT / "README.md").read_text().partition("docker-compose up")[2]
     found = re.search(r"^\$ (curl .*?)\n(\{.*?)```", readme, re.MULTILINE | re.DOTALL)
     assert found is not None
@@ -122,9 +125,9 @@ def test_the_readmes_deployment_answers_and_leaves_nothing(project: Project, run
     stream.disconnect()
 
     waiting = project.stream('{"cli": "opencode", "args": ["--model", "m"], "stdin": "hello"}')
-    wait_until(lambda: runs.containers() != [], "the container of a run")
+    wait_until(lambda: mark.containers() != [], "the container of a run")
     assert project.left() != []
     project("down", "--volumes")
     assert exit_code(waiting.rest()) == 143
     waiting.disconnect()
-    assert (project.left(), runs.containers()) == ([], [])
+    assert (project.left(), mark.containers()) == ([], [])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from containers import ROOT, ContainerServer, runs_images
+from containers import ROOT, RUNS_IMAGES, ContainerServer
 from test_cleanup import (
     Battery,
     battery,
@@ -18,7 +18,7 @@ from test_cleanup import (
     terminate_server,
 )
 
-pytestmark = runs_images
+pytestmark = RUNS_IMAGES
 
 AS_ROOT = ["--user=0:0", "--entrypoint=env"]  # past our entrypoint, which would not stay root
 UNPRIVILEGED: list[str] = []

@@ -15,20 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from containers import (
-    ROOT,
-    SOCKET,
-    WITH_SOCKET,
-    ContainerServer,
-    Runs,
-    docker,
-    runs_images,
-    unique_name,
-)
+from containers import ROOT, RUNS_IMAGES, SOCKET, WITH_SOCKET, ContainerServer, unique_name
+from engine import Mark, docker
 from processes import wait_until
 from serving import TIMEOUT_S, exit_code, text_of
 
-pytestmark = runs_images
+pytestmark = RUNS_IMAGES
 
 CLIS = {
     "codex": "CODEX_VERSION",
@@ -100,11 +92,9 @@ def test_a_user_who_was_named_stays(server_image: str) -> None:
         assert (status["Uid"], status["Gid"]) == (["1234"] * 4, ["1235"] * 4)
 
 
-@pytest.mark.parametrize(
-    ("mode", "uid", "groups"), [(0o660, "10001", ["0"]), (0o600, "0", [])], ids=["0660", "0600"]
-)
+@pytest.mark.parametrize(("mode", "uid"), [(0o660, "10001"), (0o600, "0")], ids=["0660", "0600"])
 def test_a_socket_of_root_gives_its_group_or_leaves_the_server_root(
-    server_image: str, tmp_path: Path, mode: int, uid: str, groups: list[str]
+    server_image: str, tmp_path: Path, mode: int, uid: str
 ) -> None:
     path = tmp_path / "docker.sock"
     with socket.socket(socket.AF_UNIX) as roots:
@@ -113,7 +103,7 @@ def test_a_socket_of_root_gives_its_group_or_leaves_the_server_root(
         os.chown(path, 0, 0)
         with ContainerServer(server_image, [f"--volume={path}:{SOCKET}"]) as server:
             status = status_of(server.pid)
-            assert (status["Uid"], status["Groups"]) == ([uid] * 4, groups)
+            assert (status["Uid"], status["Groups"]) == ([uid] * 4, ["0"])
             said = [line for line in server.log if line.endswith("so the server stays root")]
             assert bool(said) == (uid == "0")
 
@@ -130,9 +120,15 @@ RUNS_SH = {"CLI_LIST": "sh", "SHUTDOWN_GRACE_SECONDS": "0.1"}
 HANGS = ("sh", "-c", "echo ready; exec sleep 600")
 
 
-def test_sigterm_ends_runs_and_stops_the_server_with_exit_0(server_image: str) -> None:
-    runs = Runs()
-    env = {**RUNS_SH, **runs.env, "CODEX_DOCKER_IMAGE": server_image}
+@pytest.fixture
+def mark() -> Iterator[Mark]:
+    mark = Mark()
+    yield mark
+    mark.remove_all()
+
+
+def test_sigterm_ends_runs_and_stops_the_server_with_exit_0(server_image: str, mark: Mark) -> None:
+    env = {**RUNS_SH, "DOCKER_RUN_ARGS": mark.option, "CODEX_DOCKER_IMAGE": server_image}
     with (
         ContainerServer(server_image, [WITH_SOCKET], env) as server,
         server.stream(*HANGS) as stream,
@@ -141,7 +137,7 @@ def test_sigterm_ends_runs_and_stops_the_server_with_exit_0(server_image: str) -
         docker("kill", "--signal=TERM", server.name)
         assert server.process.wait(TIMEOUT_S) == 0
         assert exit_code(stream.rest()) == 143
-        assert runs.containers() == []
+        assert mark.containers() == []
 
 
 @pytest.fixture
@@ -152,9 +148,10 @@ def volume() -> Iterator[str]:
     docker("volume", "rm", name)
 
 
-def test_a_new_server_removes_what_a_killed_one_left(server_image: str, volume: str) -> None:
-    runs = Runs()
-    env = {**RUNS_SH, **runs.env, "CODEX_DOCKER_IMAGE": server_image}
+def test_a_new_server_removes_what_a_killed_one_left(
+    server_image: str, volume: str, mark: Mark
+) -> None:
+    env = {**RUNS_SH, "DOCKER_RUN_ARGS": mark.option, "CODEX_DOCKER_IMAGE": server_image}
     mounts = [WITH_SOCKET, f"--volume={volume}:/var/lib/codex-serve"]
     with (
         ContainerServer(server_image, mounts, env) as killed,
@@ -163,9 +160,9 @@ def test_a_new_server_removes_what_a_killed_one_left(server_image: str, volume: 
         stream.read_until("ready")
         docker("kill", "--signal=KILL", killed.name)
         killed.process.wait(TIMEOUT_S)
-    assert len(runs.containers()) == 1
+    assert len(mark.containers()) == 1
     with ContainerServer(server_image, mounts, env):
-        wait_until(lambda: runs.containers() == [], "the removal of what was left")
+        wait_until(lambda: mark.containers() == [], "the removal of what was left")
 
 
 @contextmanager

@@ -14,10 +14,11 @@ from collections.abc import Iterator
 import pytest
 
 from chain import CLIS, KEY, MODEL, Chain, chain
-from containers import WITH_SOCKET, ContainerServer, Runs, runs_images
+from containers import RUNS_IMAGES, WITH_SOCKET, ContainerServer
+from engine import Mark
 from serving import exit_code, text_of
 
-pytestmark = [*runs_images, pytest.mark.e2e]
+pytestmark = [*RUNS_IMAGES, pytest.mark.e2e]
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +35,15 @@ def proxy(cli_image: str) -> Iterator[Chain]:
 
 
 @pytest.fixture(scope="module")
-def runs() -> Runs:
-    return Runs()
+def mark() -> Iterator[Mark]:
+    mark = Mark()
+    yield mark
+    mark.remove_all()
 
 
 @pytest.fixture(scope="module")
 def server(
-    server_image: str, cli_image: str, proxy: Chain, runs: Runs
+    server_image: str, cli_image: str, proxy: Chain, mark: Mark
 ) -> Iterator[ContainerServer]:
     env = {
         "CODEX_DOCKER_IMAGE": cli_image,
@@ -48,21 +51,22 @@ def server(
         "MODEL_LIST": f"auto,{MODEL}",
         "LITELLM_BASE_URL": proxy.base_url,
         "LITELLM_API_KEY": KEY,
+        "DOCKER_RUN_ARGS": mark.option,
     }
-    with ContainerServer(server_image, [WITH_SOCKET], {**env, **runs.env}) as server:
+    with ContainerServer(server_image, [WITH_SOCKET], env) as server:
         yield server
 
 
 @pytest.mark.parametrize("args", [[], ["--model", MODEL]], ids=["no model", "a model"])
 @pytest.mark.parametrize("cli", CLIS)
 def test_what_the_plugin_sends_is_answered(
-    server: ContainerServer, proxy: Chain, runs: Runs, cli: str, args: list[str]
+    server: ContainerServer, proxy: Chain, mark: Mark, cli: str, args: list[str]
 ) -> None:
     proxy.record.write_text("")
     nonce = f"nonce-{secrets.token_hex(8)}"
     prompt = f"Grüße aus Zürich: repeat this and nothing else: {nonce}\n"
     status, events = server.post_run({"cli": cli, "stdin": prompt, "args": args})
-    assert runs.containers() == []
+    assert mark.containers() == []
     assert status == 200
     assert exit_code(events) == 0, text_of(events, "stderr")
     # The plugin shows stdout as the answer, so the answer is all that may be there.
