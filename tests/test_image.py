@@ -90,6 +90,7 @@ def test_a_user_who_was_named_stays(server_image: str) -> None:
     with ContainerServer(server_image, ["--user=1234:1235"]) as server:
         status = status_of(server.pid)
         assert (status["Uid"], status["Gid"]) == (["1234"] * 4, ["1235"] * 4)
+        assert not any("root" in line for line in server.log)
 
 
 @pytest.mark.parametrize(("mode", "uid"), [(0o660, "10001"), (0o600, "0")], ids=["0660", "0600"])
