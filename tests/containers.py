@@ -10,6 +10,7 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,6 +64,17 @@ class ContainerServer(Server):
             ],
         )
         self._pid = int(docker("inspect", "--format={{.State.Pid}}", self.name))
+
+    def __exit__(self, *exc_info: Any) -> None:
+        """Stop the server, and remove its container if it does not stop."""
+        try:
+            super().__exit__(*exc_info)
+        finally:
+            subprocess.run(
+                ["docker", "rm", "--force", "--volumes", self.name],
+                capture_output=True,
+                check=False,
+            )
 
     @property
     def pid(self) -> int:

@@ -47,4 +47,6 @@ class Mark:
     def remove_all(self) -> None:
         """Remove what a negative control has left, or a test that failed."""
         if left := self.containers():
-            subprocess.run(["docker", "rm", "--force", *left], capture_output=True, check=False)
+            subprocess.run(
+                ["docker", "rm", "--force", "--volumes", *left], capture_output=True, check=False
+            )
