@@ -104,8 +104,8 @@ def mark() -> Iterator[Mark]:
 
 @pytest.fixture
 def project(tmp_path: Path, mark: Mark) -> Iterator[Project]:
-    # An address of nobody, where a CLI waits for an answer until it is stopped.
-    env = {"DOCKER_RUN_ARGS": mark.option, "LITELLM_BASE_URL": "http://192.0.2.1:4000"}
+    # A port of nobody, which opencode goes on trying for a minute.
+    env = {"DOCKER_RUN_ARGS": mark.option, "LITELLM_BASE_URL": "http://127.0.0.1:9"}
     project = Project(tmp_path / "override.yml", env)
     try:
         project("up", "--build", "--detach")
