@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 TIMEOUT_S = 30
@@ -62,8 +63,9 @@ def children(pid: int) -> list[int]:
     """The children of ``pid`` that live."""
     found = []
     for thread in os.listdir(f"/proc/{pid}/task"):
-        text = Path(f"/proc/{pid}/task/{thread}/children").read_text()
-        found += [child for child in map(int, text.split()) if alive(child)]
+        with suppress(FileNotFoundError, ProcessLookupError):  # that thread has just ended
+            text = Path(f"/proc/{pid}/task/{thread}/children").read_text()
+            found += [child for child in map(int, text.split()) if alive(child)]
     return found
 
 
@@ -90,6 +92,7 @@ def descendants(pid: int) -> list[int]:
 def reap_adopted() -> None:
     """Reap the orphans that have become zombies of this process."""
     for name in os.listdir("/proc/self/task"):
-        for child in map(int, Path(f"/proc/self/task/{name}/children").read_text().split()):
-            if state(child) == "Z":
-                os.waitpid(child, os.WNOHANG)
+        with suppress(FileNotFoundError, ProcessLookupError):  # that thread has just ended
+            for child in map(int, Path(f"/proc/self/task/{name}/children").read_text().split()):
+                if state(child) == "Z":
+                    os.waitpid(child, os.WNOHANG)
