@@ -149,6 +149,7 @@ class SupervisorPool:
         self._known: set[int] = set()
         self._forking_ahead = False
         self._control: socket.socket | None = None
+        self._trusted: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._up = trio.Event()
         self._fork_server_died = False
@@ -239,9 +240,9 @@ class SupervisorPool:
             except BaseException:
                 supervisor.close()
                 raise
-            # One whose fork server has died meanwhile is an orphan that we do not
+            # One whose fork server is known to be dead is an orphan that we did not
             # know: ``reap_orphans`` may be killing it.
-            if message != wire.GONE and asked is self._control:
+            if message != wire.GONE and asked is self._trusted:
                 _, supervisor.pid = message
                 self._known.add(supervisor.pid)
                 return supervisor
@@ -274,6 +275,7 @@ class SupervisorPool:
                 control = self._launch_fork_server()
                 await self._listen(control)
                 self._fork_server_died = True
+                self._trusted = None
                 trio.lowlevel.notify_closing(control)
                 control.close()
                 self._control = None
@@ -301,7 +303,7 @@ class SupervisorPool:
         # Before its first fork, so that all that comes of it has the limit.
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.prlimit(self._process.pid, resource.RLIMIT_NOFILE, (self._max_files, hard))
-        self._control = ours
+        self._control = self._trusted = ours
         self._up.set()
         return ours
 
@@ -373,6 +375,8 @@ class SupervisorPool:
         with trio.open_signal_receiver(signal.SIGCHLD) as signals:
             async for _ in signals:
                 ended, _ = tree.reap()
+                if self._process is not None and self._process.pid in ended:
+                    self._trusted = None  # perhaps before its end of file was seen
                 while self._fork_server_died and self._kill_orphans():
                     await trio.sleep(ORPHAN_INTERVAL_S)
                     ended |= tree.reap()[0]
