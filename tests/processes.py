@@ -74,6 +74,15 @@ def parent(pid: int) -> int:
     return int(stat.rpartition(")")[2].split()[1])
 
 
+def started_at(pid: int) -> float:
+    """When ``pid`` was forked, in seconds since boot, to within a hundredth; 0 when it is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return int(stat.rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+
+
 def descendants(pid: int) -> list[int]:
     """All that is below ``pid``, zombies too."""
     parents: dict[int, int] = {}
