@@ -372,6 +372,48 @@ def test_a_fork_server_that_dies_while_it_forks_costs_no_run(start_server: Start
             assert exit_code(stream.rest()) == 130
 
 
+def test_a_supervisor_that_reports_after_its_fork_servers_death_costs_no_run(
+    start_server: StartServer,
+) -> None:
+    """The server has it and the end of the fork server to look at, in any order."""
+    server = start_server(SETTINGS)
+    with ExitStack() as stack:
+        stack.callback(server.signal, signal.SIGCONT)  # a server that is stopped cannot be ended
+        killed_at = 0.0
+        for runs in range(12):
+            pid = wait_for_fork_server(server, killed_at, runs + 1)
+            os.kill(pid, signal.SIGSTOP)
+            # The supervisor that waits gets the run, and the next one is asked for.
+            stream = stack.enter_context(server.stream("sh", "-c", "echo $$; exec sleep 60"))
+            int(stream.next_event()["data"])
+            server.signal(signal.SIGSTOP)
+            before = len(children(pid))
+            os.kill(pid, signal.SIGCONT)
+            wait_for_children(pid, before + 1)
+            killed_at = time.clock_gettime(time.CLOCK_BOOTTIME)
+            os.kill(pid, signal.SIGKILL)
+            wait_gone(pid)
+            server.signal(signal.SIGCONT)
+
+
+def wait_for_fork_server(server: Server, after: float, supervisors: int) -> int:
+    """Return the fork server that was started ``after``, once there are so many supervisors."""
+    found: list[int] = []
+
+    def there() -> bool:
+        # What the last one forked is a child of the server too, but older than its death.
+        found[:] = [pid for pid in children(server.pid) if started_at(pid) > after + 0.02]
+        orphans = len(children(server.pid)) - 1
+        return len(found) == 1 and orphans + len(children(found[0])) == supervisors
+
+    wait_until(there, f"a fork server and {supervisors} supervisors")
+    return found[0]
+
+
+def wait_for_children(pid: int, count: int) -> None:
+    wait_until(lambda: len(children(pid)) == count, f"{count} children of {pid}")
+
+
 def test_idle_supervisors_that_were_killed_are_not_used(start_server: StartServer) -> None:
     server = start_server(SETTINGS)
     server.run("true")
