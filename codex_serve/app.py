@@ -13,7 +13,7 @@ from codex_serve.errors import ApiError
 from codex_serve.events import encode_error
 from codex_serve.model import decode_run_request
 from codex_serve.run import Runner
-from codex_serve.streaming import ProducedBody
+from codex_serve.streaming import Exchange, ProducedBody
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +26,7 @@ _STREAM_HEADERS = {
 def create_app(config: Config, runner: Runner) -> QuartTrio:
     """Return the application that answers for ``runner``."""
     app = QuartTrio("codex_serve", static_folder=None)
+    app.asgi_http_class = Exchange
     app.config["MAX_CONTENT_LENGTH"] = config.max_request_bytes
     app.config["BODY_TIMEOUT"] = config.body_timeout_s
     app.config["RESPONSE_TIMEOUT"] = None  # Quart's 60 s would cut a stream silently

@@ -20,7 +20,7 @@ from hypercorn.protocol.events import Body, EndBody, Event, Request, Response, S
 from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import AppWrapper, ConnectionState
+from hypercorn.typing import AppWrapper, ASGISendEvent, ConnectionState
 
 from codex_serve.events import encode_error
 
@@ -71,6 +71,43 @@ class Endpoints:
     server: tuple[str, int] | None
 
 
+class _BatchingStream(HTTPStream):
+    """Makes one write of all that comes of one of the application's messages.
+
+    The start of a response waits for its first body message, as ASGI wants it;
+    a message whose body is empty sends it alone.
+    """
+
+    def __init__(
+        self,
+        app: AppWrapper,
+        config: HypercornConfig,
+        context: WorkerContext,
+        task_group: TaskGroup,
+        endpoints: "Endpoints",
+        send: Callable[[Event], Awaitable[None]],
+        flush: Callable[[], Awaitable[None]],
+    ) -> None:
+        super().__init__(
+            app,
+            config,
+            context,
+            task_group,
+            endpoints.tls,
+            endpoints.client,
+            endpoints.server,
+            send,
+            _STREAM_ID,
+        )
+        self._flush = flush
+
+    async def app_send(self, message: ASGISendEvent | None) -> None:
+        """Send a message of the application; ``None`` when it has no more."""
+        await super().app_send(message)
+        if message is not None and message["type"] == "http.response.body":
+            await self._flush()
+
+
 class Http1:
     """The exchanges of one connection, one after the other."""
 
@@ -93,7 +130,7 @@ class Http1:
         self._stream: HTTPStream | None = None
         self._advancing = False
         self._refused = False
-        self._held = b""
+        self._unsent = b""
 
     def __repr__(self) -> str:
         return f"<Http1 {self._h11.their_state} → {self._h11.our_state}>"
@@ -163,17 +200,16 @@ class Http1:
             )
             return
         if self._h11.they_are_waiting_for_100_continue:
-            await self._send(h11.InformationalResponse(status_code=100, headers=[]))
-        self._stream = HTTPStream(
+            self._write(h11.InformationalResponse(status_code=100, headers=[]))
+            await self._flush()
+        self._stream = _BatchingStream(
             self._app,
             self._config,
             self._context,
             self._task_group,
-            self._endpoints.tls,
-            self._endpoints.client,
-            self._endpoints.server,
+            self._endpoints,
             self._send_event,
-            _STREAM_ID,
+            self._flush,
         )
         await self._stream.handle(
             Request(
@@ -187,7 +223,7 @@ class Http1:
         )
 
     async def _send_event(self, event: Event) -> None:
-        """Put one of the application's events on the wire."""
+        """Take one of the application's events; the end of the response is sent with the rest."""
         if self._refused:
             return  # the request broke off; what the application makes of that is too late
         match event:
@@ -195,22 +231,24 @@ class Http1:
                 headers = [*event.headers, *self._config.response_headers("h11")]
                 if self._h11.their_state is h11.SEND_BODY or self._context.terminated.is_set():
                     headers.append((b"connection", b"close"))
-                await self._send(_response(event.status_code, headers))
+                self._write(_response(event.status_code, headers))
             case Body():
-                await self._send(h11.Data(data=event.data))
+                self._write(h11.Data(data=event.data))
             case EndBody():
-                await self._send(h11.EndOfMessage())
+                self._write(h11.EndOfMessage())
+                await self._flush()
             case StreamClosed():
                 self._finish_exchange()
 
-    async def _send(
+    def _write(
         self, event: h11.Response | h11.InformationalResponse | h11.Data | h11.EndOfMessage
     ) -> None:
-        data = self._held + (self._h11.send(event) or b"")
-        if isinstance(event, h11.Response) and _has_length(event):
-            self._held = data  # the body follows at once: one packet for both
-            return
-        self._held = b""
+        data = self._h11.send(event) or b""
+        self._unsent = self._unsent + data if self._unsent else data
+
+    async def _flush(self) -> None:
+        """Send what has been written."""
+        data, self._unsent = self._unsent, b""
         if data:
             await self._link.send(data)
 
@@ -242,9 +280,10 @@ class Http1:
                 (b"connection", b"close"),
                 *self._config.response_headers("h11"),
             ]
-            await self._send(_response(status, headers))
-            await self._send(h11.Data(data=body))
-            await self._send(h11.EndOfMessage())
+            self._write(_response(status, headers))
+            self._write(h11.Data(data=body))
+            self._write(h11.EndOfMessage())
+            await self._flush()
         self._link.hang_up(Closing.RESET if self.unfinished else Closing.LINGERING)
 
 
@@ -252,7 +291,3 @@ def _response(status: int, headers: list[tuple[bytes, bytes]]) -> h11.Response:
     return h11.Response(
         status_code=status, reason=HTTPStatus(status).phrase.encode(), headers=headers
     )
-
-
-def _has_length(response: h11.Response) -> bool:
-    return any(name == b"content-length" for name, _ in response.headers)

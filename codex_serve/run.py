@@ -34,12 +34,15 @@ class Runner:
     registry: Registry
     timeout_s: float | None
 
-    async def run(self, request: RunRequest, events: EventSender) -> None:
+    async def run(self, request: RunRequest, events: EventSender) -> bytes:
         """Run one request to its end, reporting all it does on ``events``.
 
         Args:
           request: checked, its CLI on the list.
           events: closed by us on every path, so that the reader's loop ends.
+
+        Returns:
+          The last events of the stream, as lines.
 
         Cancellation:
           Ends the command at once: SIGTERM to all it started, the grace,
@@ -56,16 +59,12 @@ class Runner:
                     outcome = _Outcome("not started", error.exit_code, f"{error.reason}\n")
                 except ChildLostError as error:
                     outcome = _Outcome("lost", SERVER_FAILED, f"{error}\n")
-            # The command's name, its end and its time; never its words.
-            seconds = trio.current_time() - run.started_at
-            logger.info(
-                "run of %s %s with %d after %.3f s",
-                run.cli,
-                outcome.reason,
-                outcome.exit_code,
-                seconds,
-            )
-            await events.send(encode_events(*outcome.events))
+        # The command's name, its end and its time; never its words.
+        seconds = trio.current_time() - run.started_at
+        logger.info(
+            "run of %s %s with %d after %.3f s", run.cli, outcome.reason, outcome.exit_code, seconds
+        )
+        return encode_events(*outcome.events)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +96,7 @@ async def _supervise(
         unsent = stdio.stdin.send_at_once(memoryview(prompt))
         async with start(launch, stdio.child_fds, run.seconds_left) as child:
             stdio.close_child_fds()
+            await events.send(b"")  # the head of the response, while the command starts
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_pump, stdio.stdout, Stdout, events)
                 nursery.start_soon(_pump, stdio.stderr, Stderr, events)
