@@ -13,7 +13,7 @@ from codex_serve.errors import ApiError
 from codex_serve.events import encode_error
 from codex_serve.model import decode_run_request
 from codex_serve.run import Runner
-from codex_serve.streaming import Exchange, ProducedBody
+from codex_serve.streaming import Exchange, ProducedBody, PullingRequest
 
 logger = logging.getLogger(__name__)
 
@@ -27,9 +27,9 @@ def create_app(config: Config, runner: Runner) -> QuartTrio:
     """Return the application that answers for ``runner``."""
     app = QuartTrio("codex_serve", static_folder=None)
     app.asgi_http_class = Exchange
+    app.request_class = PullingRequest
     app.config["MAX_CONTENT_LENGTH"] = config.max_request_bytes
     app.config["BODY_TIMEOUT"] = config.body_timeout_s
-    app.config["RESPONSE_TIMEOUT"] = None  # Quart's 60 s would cut a stream silently
     app.url_map.merge_slashes = False  # it answers with redirects, which the plugin cannot follow
 
     async def run() -> Response:
@@ -48,13 +48,11 @@ def create_app(config: Config, runner: Runner) -> QuartTrio:
                 400, "unknown_cli", f"'cli' must be one of {known}; not {run_request.cli[:64]!r}."
             )
         runner.registry.check_open()
-        response = Response(
+        return Response(
             ProducedBody(partial(runner.run, run_request)),
             content_type="application/x-ndjson",
             headers=_STREAM_HEADERS,
         )
-        response.timeout = None
-        return response
 
     async def models() -> Response:
         return _json({"models": config.models, "count": len(config.models)})

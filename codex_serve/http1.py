@@ -161,6 +161,7 @@ class Http1:
         if self._advancing:
             return  # that call sees what is new: between its last look and its end it does not wait
         self._advancing = True
+        body: list[bytes] = []  # that came together goes to the application together
         try:
             while not self._refused and self._h11.their_state is not h11.MUST_CLOSE:
                 event = self._h11.next_event()
@@ -168,9 +169,11 @@ class Http1:
                     case h11.Request():
                         await self._open(event)
                     case h11.Data():
-                        await self._put(Body(stream_id=_STREAM_ID, data=bytes(event.data)))
+                        body.append(bytes(event.data))
                     case h11.EndOfMessage():
-                        await self._put(EndBody(stream_id=_STREAM_ID))
+                        await self._put(body, more=False)
+                    case _ if body:
+                        await self._put(body, more=True)
                     case _:  # nothing more for now
                         return
         except h11.RemoteProtocolError as error:
@@ -178,9 +181,12 @@ class Http1:
         finally:
             self._advancing = False
 
-    async def _put(self, event: Event) -> None:
+    async def _put(self, body: list[bytes], *, more: bool) -> None:
+        """Give the application what has come of a request's body, and forget it here."""
+        data = b"".join(body)
+        body.clear()
         if self._stream is not None:
-            await self._stream.handle(event)
+            await self._stream.app_put({"type": "http.request", "body": data, "more_body": more})
 
     async def _open(self, request: h11.Request) -> None:
         """Start the application on a request."""

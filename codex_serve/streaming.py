@@ -8,15 +8,17 @@ reference, "Cancel scopes and nurseries in async generators", tells why a
 generator cannot do this.)
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager
 from types import TracebackType
+from typing import Any
 
 import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, HTTPResponseBodyEvent
 from quart.utils import encode_headers
 from quart.wrappers.response import DataBody, Response, ResponseBody
 from quart_trio.asgi import TrioASGIHTTPConnection
+from quart_trio.wrappers.request import TrioBody, TrioRequest
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 Producer = Callable[[trio.MemorySendChannel[bytes]], Awaitable[bytes]]
@@ -61,20 +63,49 @@ class ProducedBody(ResponseBody):
             yield receive
 
 
-class Exchange(TrioASGIHTTPConnection):
-    """Quart's part in one request and its response, with two differences.
+class PulledBody(TrioBody):
+    """A request's body that is taken in by the task that waits for it."""
 
-    The handler runs in the task that calls, not in another one; and the end of
-    a body is sent with the end of the response, in one message, not two.
-    Together they save a fifth of the time of a short request.
+    receive: ASGIReceiveCallable
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        """Take the body in; raise ``RequestEntityTooLarge`` as soon as that is known."""
+        yield from self._pull().__await__()
+        return (yield from super().__await__())
+
+    async def _pull(self) -> None:
+        while self._must_raise is None and not self._complete.is_set():
+            message = await self.receive()
+            assert message["type"] == "http.request"  # see Exchange
+            self.append(message["body"])
+            if not message["more_body"]:
+                self.set_complete()
+
+
+class PullingRequest(TrioRequest):
+    """A request with such a body."""
+
+    body_class = PulledBody
+    body: PulledBody
+
+
+class Exchange(TrioASGIHTTPConnection):
+    """Quart's part in one request and its response, in one task and few messages.
+
+    Quart has two tasks for each request, one that answers it and one that takes
+    in its body and then waits for ``http.disconnect`` to cancel the first. Here
+    a disconnect cancels the connection's nursery, with all that is in it, and
+    ``http1`` sends no such message; so the task that answers takes in the body
+    itself. And the end of a body goes with the end of the response. A short
+    request takes a third less time.
     """
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Serve the request."""
         request = self._create_request_from_scope(send)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.handle_messages, nursery, request, receive)
-            await self.handle_request(nursery, request, send)
+        assert isinstance(request, PullingRequest)
+        request.body.receive = receive
+        await self._send_response(send, await self.app.handle_request(request))
 
     async def _send_response(
         self, send: ASGISendCallable, response: Response | WerkzeugResponse
