@@ -96,7 +96,6 @@ async def _supervise(
         unsent = stdio.stdin.send_at_once(memoryview(prompt))
         async with start(launch, stdio.child_fds, run.seconds_left) as child:
             stdio.close_child_fds()
-            await events.send(b"")  # the head of the response, while the command starts
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_pump, stdio.stdout, Stdout, events)
                 nursery.start_soon(_pump, stdio.stderr, Stderr, events)

@@ -21,6 +21,9 @@ from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers.request import TrioBody, TrioRequest
 from werkzeug.wrappers import Response as WerkzeugResponse
 
+HEAD_WAIT_S = 0.005
+"""How long the head of a response waits for the first of its body, to go with it."""
+
 Producer = Callable[[trio.MemorySendChannel[bytes]], Awaitable[bytes]]
 """Puts data on the channel, closes it, and returns the last of it."""
 
@@ -29,8 +32,7 @@ class ProducedBody(ResponseBody):
     """Sends what a producer task puts on a channel of size zero.
 
     The producer starts when the sending of the body does, so a client that has
-    left before that has started nothing. Empty data sends the head of the
-    response, where nothing else has yet.
+    left before that has started nothing.
     """
 
     def __init__(self, produce: Producer) -> None:
@@ -122,13 +124,17 @@ class Exchange(TrioASGIHTTPConnection):
             }
         )
         if isinstance(body, DataBody):
-            last = body.data
-        else:
-            async with body as items:
-                async for data in items:
-                    await send(_message(data, more=True))
-            last = body.last
-        await send(_message(last, more=False))
+            await send(_message(body.data, more=False))
+            return
+        async with body as items:
+            first = b""
+            with trio.move_on_after(HEAD_WAIT_S) as patience:
+                first = await anext(items, b"")
+            if first or patience.cancelled_caught:
+                await send(_message(first, more=True))
+            async for data in items:
+                await send(_message(data, more=True))
+        await send(_message(body.last, more=False))
 
 
 def _message(data: bytes, *, more: bool) -> HTTPResponseBodyEvent:
