@@ -8,22 +8,20 @@ commands' own is not counted. The server is a fresh one each time.
 """
 
 import time
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 
 import clients
 import servers
 from clients import Client
 from measuring import Figures, Results, Row, main, memory_mb
-from servers import Peer
-
-from serving import Server
+from servers import Listening
 
 RUNS = 300
 ROUNDS = 3
 REQUEST = clients.run("sh", "-c", "echo go; exec sleep 60")
 
 
-def burst(server: Server | Peer) -> tuple[float, float]:
+def burst(server: Listening) -> tuple[float, float]:
     """Milliseconds and megabytes of a run."""
     with ExitStack() as stack:
         before = memory_mb(server.pid)
@@ -42,8 +40,7 @@ def measure() -> Results:
     found: dict[str, list[tuple[float, float]]] = {"ours": [], "FastAPI": []}
     for _ in range(ROUNDS):
         for name, start in (("ours", servers.ours), ("FastAPI", servers.fastapi)):
-            context: AbstractContextManager[Server | Peer] = start()
-            with context as server:
+            with start() as server:
                 found[name].append(burst(server))
     times = {name: Figures.of([ms for ms, _ in pairs]) for name, pairs in found.items()}
     memory = {name: Figures.of([mb for _, mb in pairs]) for name, pairs in found.items()}

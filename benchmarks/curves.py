@@ -13,10 +13,10 @@ import clients
 import servers
 from clients import Client
 from measuring import Curve, Results, cpu_s, main, memory_mb
+from servers import Listening
 from throughput import LINE, file_of
 
 from processes import children
-from serving import Server
 
 MEGABYTES = (1, 10, 100, 1000)
 RUNS = (1, 10, 100, 1000)
@@ -24,13 +24,13 @@ WARM_UP = 20
 STARTED_AT_ONCE = 50
 
 
-def helpers(server: Server) -> list[int]:
+def helpers(server: Listening) -> list[int]:
     """The fork server and its supervisors, while no command lives."""
     (fork_server,) = children(server.pid)
     return [fork_server, *children(fork_server)]
 
 
-def output(server: Server) -> Iterator[Curve]:
+def output(server: Listening) -> Iterator[Curve]:
     """One run, and more and more output."""
     memory, cpu = [], []
     with ExitStack() as stack:
@@ -49,7 +49,7 @@ def output(server: Server) -> Iterator[Curve]:
     yield Curve("processor time of a megabyte", "MB of output", "ms", cpu)
 
 
-def runs(server: Server) -> Iterator[Curve]:
+def runs(server: Listening) -> Iterator[Curve]:
     """More and more runs, one after the other."""
     memory, cpu = [], []
     done = 0
@@ -68,7 +68,7 @@ def runs(server: Server) -> Iterator[Curve]:
     yield Curve("processor time of a run", "runs in a row", "ms", cpu)
 
 
-def live(server: Server) -> Iterator[Curve]:
+def live(server: Listening) -> Iterator[Curve]:
     """More and more live runs."""
     before = memory_mb(server.pid)
     memory = []

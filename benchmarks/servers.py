@@ -11,34 +11,32 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
-import measuring  # noqa: F401 - lets the next import find the tests' helpers
-
-from serving import Server
-
+ROOT = Path(__file__).parent.parent
 PEERS = Path(__file__).parent / "peers"
 START_S = 20
 TOOLS = {"CLI_LIST": "cat,dd,head,python3,sh,tail,true", "MAX_CONNECTIONS": "1100"}
 
 
-def ours(settings: Mapping[str, str] | None = None) -> Server:
-    """Start this server, with its guarantee as it is by default."""
-    return Server({**TOOLS, **(settings or {})})
+class Listening:
+    """A process that listens on ``port``. What it writes goes nowhere."""
 
-
-class Peer:
-    """A process that listens on ``port``."""
-
-    def __init__(self, command: Sequence[str], port: int) -> None:
+    def __init__(
+        self, command: Sequence[str], port: int, env: Mapping[str, str] | None = None
+    ) -> None:
         self.port = port
         self._process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command,
+            env={**os.environ, **(env or {})},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         try:
-            wait_until_listening(port)
+            _wait_until_listening(port)
         except TimeoutError:
-            self._process.kill()
-            self._process.wait()
+            self.stop()
             raise
 
     @property
@@ -48,10 +46,34 @@ class Peer:
     def stop(self) -> None:
         self._process.terminate()
         try:
-            self._process.wait(5)
+            self._process.wait(START_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+def ours() -> Listening:
+    """Start this server, with its guarantee and its log as they are by default."""
+    port = free_port()
+    command = (sys.executable, "-m", "codex_serve", "--host", "127.0.0.1", "--port", str(port))
+    return Listening(command, port, {**TOOLS, "PYTHONPATH": str(ROOT)})
+
+
+def fastapi() -> Listening:
+    """Start FastAPI on uvicorn: see ``peers/fastapi_server.py``."""
+    port = free_port()
+    return Listening((sys.executable, str(PEERS / "fastapi_server.py"), str(port)), port)
 
 
 def free_port() -> int:
@@ -61,7 +83,7 @@ def free_port() -> int:
         return port
 
 
-def wait_until_listening(port: int) -> None:
+def _wait_until_listening(port: int) -> None:
     deadline = time.monotonic() + START_S
     while True:
         try:
@@ -73,23 +95,8 @@ def wait_until_listening(port: int) -> None:
             time.sleep(0.002)
 
 
-def fastapi_command(port: int) -> tuple[str, ...]:
-    return (sys.executable, str(PEERS / "fastapi_server.py"), str(port))
-
-
 @contextmanager
-def fastapi() -> Iterator[Peer]:
-    """FastAPI on uvicorn: see ``peers/fastapi_server.py``."""
-    port = free_port()
-    peer = Peer(fastapi_command(port), port)
-    try:
-        yield peer
-    finally:
-        peer.stop()
-
-
-@contextmanager
-def webhook(*command: str) -> Iterator[Peer | None]:
+def webhook(*command: str) -> Iterator[Listening | None]:
     """webhook, which runs ``command`` for ``GET /hooks/run``; ``None`` where it is missing.
 
     It answers with the output once the command has ended.
@@ -110,15 +117,14 @@ def webhook(*command: str) -> Iterator[Peer | None]:
         json.dump([hook], file)
         file.flush()
         port = free_port()
-        peer = Peer((program, "-hooks", file.name, "-ip", "127.0.0.1", "-port", str(port)), port)
-        try:
+        with Listening(
+            (program, "-hooks", file.name, "-ip", "127.0.0.1", "-port", str(port)), port
+        ) as peer:
             yield peer
-        finally:
-            peer.stop()
 
 
 @contextmanager
-def websocketd(*command: str) -> Iterator[Peer | None]:
+def websocketd(*command: str) -> Iterator[Listening | None]:
     """websocketd, which runs ``command`` for each websocket; ``None`` where it is missing.
 
     It sends each line as a message.
@@ -128,13 +134,10 @@ def websocketd(*command: str) -> Iterator[Peer | None]:
         yield None
         return
     port = free_port()
-    peer = Peer(
+    with Listening(
         (program, "--address=127.0.0.1", f"--port={port}", "--loglevel=error", *command), port
-    )
-    try:
+    ) as peer:
         yield peer
-    finally:
-        peer.stop()
 
 
 def spawn(command: Sequence[str], stdout: int) -> int:

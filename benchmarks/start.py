@@ -3,49 +3,35 @@
 python benchmarks/start.py
 """
 
-import os
-import subprocess
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import clients
 import servers
 from clients import Client
 from measuring import Figures, Results, Row, main, memory_mb
+from servers import Listening
 
 ROUNDS = 7
 IDLES_S = 0.5
 
 
-def start(command: Sequence[str], port: int) -> tuple[float, float]:
+def start(listening: Callable[[], Listening]) -> tuple[float, float]:
     """Seconds and megabytes."""
     began = time.perf_counter()
-    process = subprocess.Popen(
-        command,
-        env={**os.environ, "PORT": str(port), "HOST": "127.0.0.1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        servers.wait_until_listening(port)
-        with Client(port) as client:
+    with listening() as server:
+        with Client(server.port) as client:
             client.exchange(clients.get("/models"))
         elapsed = time.perf_counter() - began
         time.sleep(IDLES_S)
-        return elapsed, memory_mb(process.pid)
-    finally:
-        process.terminate()
-        process.wait()
+        return elapsed, memory_mb(server.pid)
 
 
 def measure() -> Results:
     found: dict[str, list[tuple[float, float]]] = {"ours": [], "FastAPI": []}
     for _ in range(ROUNDS):
-        port = servers.free_port()
-        found["ours"].append(start((sys.executable, "-m", "codex_serve"), port))
-        port = servers.free_port()
-        found["FastAPI"].append(start(servers.fastapi_command(port), port))
+        found["ours"].append(start(servers.ours))
+        found["FastAPI"].append(start(servers.fastapi))
     times = {name: Figures.of([s for s, _ in pairs]) for name, pairs in found.items()}
     memory = {name: Figures.of([mb for _, mb in pairs]) for name, pairs in found.items()}
     seconds, megabytes = times.pop("ours"), memory.pop("ours")

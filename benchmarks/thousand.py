@@ -10,16 +10,14 @@ at the file four times a second.
 import selectors
 import tempfile
 import time
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 
 import clients
 import servers
 from clients import Client
 from latency import one
 from measuring import Figures, Results, Row, main
-from servers import Peer
-
-from serving import Server
+from servers import Listening
 
 RUNS = 1000
 STARTED_AT_ONCE = 50
@@ -28,7 +26,7 @@ TICK_S = 1.0
 STREAM_S = 10.0
 
 
-def ask_while_streaming(server: Server | Peer) -> list[float]:
+def ask_while_streaming(server: Listening) -> list[float]:
     """Milliseconds of ``GET /models``, each while ``RUNS`` runs stream."""
     with ExitStack() as stack:
         file = stack.enter_context(tempfile.NamedTemporaryFile())
@@ -66,8 +64,7 @@ def ask_while_streaming(server: Server | Peer) -> list[float]:
 def measure() -> Results:
     figures = {}
     for name, start in (("ours", servers.ours), ("FastAPI", servers.fastapi)):
-        context: AbstractContextManager[Server | Peer] = start()
-        with context as server:
+        with start() as server:
             times = ask_while_streaming(server)
             figures[name] = Figures.of(times)
     ours = figures.pop("ours")
