@@ -13,7 +13,7 @@ from codex_serve.errors import ApiError
 from codex_serve.events import encode_error
 from codex_serve.model import decode_run_request
 from codex_serve.run import Runner
-from codex_serve.streaming import Exchange, ProducedBody, PullingRequest
+from codex_serve.streaming import Exchange, ProducedResponse, PullingRequest
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +48,8 @@ def create_app(config: Config, runner: Runner) -> QuartTrio:
                 400, "unknown_cli", f"'cli' must be one of {known}; not {run_request.cli[:64]!r}."
             )
         runner.registry.check_open()
-        return Response(
-            ProducedBody(partial(runner.run, run_request)),
+        return ProducedResponse(
+            partial(runner.run, run_request),
             content_type="application/x-ndjson",
             headers=_STREAM_HEADERS,
         )

@@ -6,7 +6,7 @@ an exception leaves, and the edge cuts the stream visibly.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import trio
@@ -21,8 +21,13 @@ from codex_serve.supervision.child import Ended, Starter
 
 logger = logging.getLogger(__name__)
 
-EventSender = trio.MemorySendChannel[bytes]
-"""Takes NDJSON lines; its size is zero, so a slow reader holds the pipes back."""
+EventSender = Callable[[bytes], Awaitable[None]]
+"""Sends NDJSON lines and returns when they have gone out, so a slow reader holds
+the pipes back. Called with no bytes it tells the client that the run lives."""
+
+QUIET_S = 0.005
+"""How long a run may be silent before the client is told that it lives. A
+shorter one is told in one packet, from the head of the response to its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +44,7 @@ class Runner:
 
         Args:
           request: checked, its CLI on the list.
-          events: closed by us on every path, so that the reader's loop ends.
+          events: takes all events but the last.
 
         Returns:
           The last events of the stream, as lines.
@@ -48,17 +53,14 @@ class Runner:
           Ends the command at once: SIGTERM to all it started, the grace,
           SIGKILL. Returns only when they are gone. Sends nothing more.
         """
-        async with events:
-            with self.registry.admit(request.cli, self.timeout_s) as run:
-                launch = self.launcher(request)
-                try:
-                    outcome = await _supervise(
-                        run, launch, self.start, request.stdin.encode(), events
-                    )
-                except LaunchError as error:
-                    outcome = _Outcome("not started", error.exit_code, f"{error.reason}\n")
-                except ChildLostError as error:
-                    outcome = _Outcome("lost", SERVER_FAILED, f"{error}\n")
+        with self.registry.admit(request.cli, self.timeout_s) as run:
+            launch = self.launcher(request)
+            try:
+                outcome = await _supervise(run, launch, self.start, request.stdin.encode(), events)
+            except LaunchError as error:
+                outcome = _Outcome("not started", error.exit_code, f"{error.reason}\n")
+            except ChildLostError as error:
+                outcome = _Outcome("lost", SERVER_FAILED, f"{error}\n")
         # The command's name, its end and its time; never its words.
         seconds = trio.current_time() - run.started_at
         logger.info(
@@ -104,7 +106,12 @@ async def _supervise(
                     nursery.start_soon(_feed, stdio, unsent, feeding)
                 try:
                     with run.limit:
-                        ended = await child.wait()
+                        with trio.move_on_after(QUIET_S) as quiet:
+                            ended = await child.wait()
+                        if quiet.cancelled_caught:
+                            # A task, so that the limit does not cut short what is being sent.
+                            nursery.start_soon(events, b"")
+                            ended = await child.wait()
                     if run.limit.cancelled_caught:
                         await child.end()
                 except (LaunchError, ChildLostError) as error:
@@ -152,9 +159,9 @@ async def _pump(
     decoder = TextDecoder()
     while data := await pipe.receive(decoder.room):
         if text := decoder.decode(data):
-            await events.send(encode_events(event(text)))
+            await events(encode_events(event(text)))
     if text := decoder.finish():
-        await events.send(encode_events(event(text)))
+        await events(encode_events(event(text)))
 
 
 async def _feed(stdio: Stdio, prompt: memoryview, scope: trio.CancelScope) -> None:
