@@ -13,12 +13,11 @@ from dataclasses import dataclass
 
 import trio
 from hypercorn.config import Config as HypercornConfig
-from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper
 from hypercorn.utils import parse_socket_addr
 
-from codex_serve.http1 import Closing, Endpoints, Http1, Link
+from codex_serve.http1 import AppTasks, Closing, Endpoints, Http1, Link
 
 RECEIVE_BYTES = 65_536
 CLOSE_S = 1.0
@@ -88,7 +87,7 @@ class Connection:
         try:
             endpoints = self._endpoints()
             with self._scope:
-                async with TaskGroup() as task_group:
+                async with AppTasks() as task_group:
                     http = Http1(
                         self._app,
                         self._config,

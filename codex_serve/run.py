@@ -6,8 +6,9 @@ an exception leaves, and the edge cuts the stream visibly.
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import trio
 
@@ -21,9 +22,19 @@ from codex_serve.supervision.child import Ended, Starter
 
 logger = logging.getLogger(__name__)
 
-EventSender = Callable[[bytes], Awaitable[None]]
-"""Sends NDJSON lines and returns when they have gone out, so a slow reader holds
-the pipes back. Called with no bytes it tells the client that the run lives."""
+
+class EventSender(Protocol):
+    """Sends NDJSON lines. Tasks may call it at the same time."""
+
+    async def __call__(self, data: bytes, *, more: bool = True) -> None:
+        """Return when ``data`` has gone out, so that a slow reader holds the pipes back.
+
+        Args:
+          data: lines; or nothing, to tell the client that the run lives.
+          more: whether more lines follow.
+        """
+        ...
+
 
 QUIET_S = 0.005
 """How long a run may be silent before the client is told that it lives. A
@@ -39,15 +50,12 @@ class Runner:
     registry: Registry
     timeout_s: float | None
 
-    async def run(self, request: RunRequest, events: EventSender) -> bytes:
+    async def run(self, request: RunRequest, events: EventSender) -> None:
         """Run one request to its end, reporting all it does on ``events``.
 
         Args:
           request: checked, its CLI on the list.
-          events: takes all events but the last.
-
-        Returns:
-          The last events of the stream, as lines.
+          events: takes all events, and with the last that there are no more.
 
         Cancellation:
           Ends the command at once: SIGTERM to all it started, the grace,
@@ -61,12 +69,16 @@ class Runner:
                 outcome = _Outcome("not started", error.exit_code, f"{error.reason}\n")
             except ChildLostError as error:
                 outcome = _Outcome("lost", SERVER_FAILED, f"{error}\n")
-        # The command's name, its end and its time; never its words.
         seconds = trio.current_time() - run.started_at
-        logger.info(
-            "run of %s %s with %d after %.3f s", run.cli, outcome.reason, outcome.exit_code, seconds
-        )
-        return encode_events(*outcome.events)
+        try:
+            await events(encode_events(*outcome.events), more=False)
+        finally:
+            # The command's name, its end and its time; never its words. After the
+            # last event, which would reach the client 0.1 ms later.
+            logger.info(
+                "run of %s %s with %d after %.3f s",
+                *(run.cli, outcome.reason, outcome.exit_code, seconds),
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ drive an async generator instead, which cannot do this. (Trio's reference,
 """
 
 from collections.abc import Awaitable, Callable, Generator
-from typing import Any
+from typing import Any, Protocol
 
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, HTTPResponseStartEvent
 from quart.utils import encode_headers
@@ -18,21 +18,35 @@ from quart_trio.wrappers.request import TrioBody, TrioRequest
 from quart_trio.wrappers.response import TrioResponse
 from werkzeug.wrappers import Response as WerkzeugResponse
 
-Send = Callable[[bytes], Awaitable[None]]
-"""Sends a part of a body and returns when it has gone out. Empty, it sends the
-head of the response, which waits for the first part, where that is still here.
-Tasks may call it at the same time; parts go out in the order of the calls."""
 
-Producer = Callable[[Send], Awaitable[bytes]]
-"""Sends a body, and returns the end of it, to go with the end of the response."""
+class Send(Protocol):
+    """Sends a part of a body. Tasks may call it at the same time."""
+
+    async def __call__(self, data: bytes, *, more: bool = True) -> None:
+        """Return when ``data`` has gone out, and the head of the response before it.
+
+        Args:
+          data: may be empty, to send the head where that is still here.
+          more: whether there are more parts; if not, the response ends here.
+        """
+        ...
 
 
 class ProducedResponse(TrioResponse):
-    """A response whose body is made while it is sent, by the task that sends it."""
+    """A response whose body is made while it is sent, by the task that sends it.
+
+    ``produce`` sends the body and its end.
+    """
 
     automatically_set_content_length = False
 
-    def __init__(self, produce: Producer, *, content_type: str, headers: dict[str, str]) -> None:
+    def __init__(
+        self,
+        produce: Callable[[Send], Awaitable[None]],
+        *,
+        content_type: str,
+        headers: dict[str, str],
+    ) -> None:
         super().__init__(content_type=content_type, headers=headers)
         self.produce = produce
 
@@ -89,14 +103,12 @@ class Exchange(TrioASGIHTTPConnection):
 
         if isinstance(response, ProducedResponse):
             await send(_start(response))
-            last = await response.produce(send_part)
+            await response.produce(send_part)
         elif isinstance(response.response, DataBody):
             await send(_start(response))
-            last = response.response.data
+            await send_part(response.response.data, more=False)
         else:  # one that Quart makes by itself, such as that to OPTIONS
             await super()._send_response(send, response)
-            return
-        await send_part(last, more=False)
 
 
 def _start(response: Response | WerkzeugResponse) -> HTTPResponseStartEvent:
