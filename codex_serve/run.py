@@ -169,9 +169,9 @@ async def _pump(
 ) -> None:
     """Send what comes out of ``pipe`` until its end, all that is ready at once."""
     decoder = TextDecoder()
-    while data := await pipe.receive(decoder.room):
-        if text := decoder.decode(data):
-            await events(encode_events(event(text)))
+    while data := await pipe.receive():
+        if lines := encode_events(*map(event, decoder.decode(data))):
+            await events(lines)
     if text := decoder.finish():
         await events(encode_events(event(text)))
 
