@@ -54,11 +54,14 @@ def create_app(config: Config, runner: Runner) -> QuartTrio:
             headers=_STREAM_HEADERS,
         )
 
+    models_json = _encode({"models": config.models, "count": len(config.models)})
+    clis_json = _encode({"clis": config.clis, "count": len(config.clis)})
+
     async def models() -> Response:
-        return _json({"models": config.models, "count": len(config.models)})
+        return Response(models_json, content_type="application/json")
 
     async def clis() -> Response:
-        return _json({"clis": config.clis, "count": len(config.clis)})
+        return Response(clis_json, content_type="application/json")
 
     # //run, which a base URL that ends in a slash gives, arrives here as /run.
     app.add_url_rule("/run", "run", run, methods=["POST"])
@@ -71,8 +74,8 @@ def create_app(config: Config, runner: Runner) -> QuartTrio:
     return app
 
 
-def _json(value: object) -> Response:
-    return Response(msgspec.json.encode(value) + b"\n", content_type="application/json")
+def _encode(value: object) -> bytes:
+    return msgspec.json.encode(value) + b"\n"
 
 
 def _error(status: int, code: str, detail: str) -> Response:

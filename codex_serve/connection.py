@@ -144,10 +144,11 @@ class Connection:
         except trio.WouldBlock:
             await self._sending.acquire()
         try:
-            with trio.fail_after(self._limits.write_timeout_s):
+            with trio.move_on_after(self._limits.write_timeout_s):
                 await self._stream.send_all(data)
-            return
-        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+                return
+            self._hang_up(Closing.RESET)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._hang_up(Closing.RESET)
         finally:
             self._sending.release()
