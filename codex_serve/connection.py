@@ -138,7 +138,7 @@ class Connection:
 
     async def _send(self, data: bytes) -> None:
         """Write ``data``; where that fails or takes too long, the connection ends."""
-        # Not ``async with``: it lets other tasks run first, at some 30 µs a write.
+        # Not ``async with``: that lets other tasks run first, at some 30 µs a write.
         try:
             self._sending.acquire_nowait()
         except trio.WouldBlock:

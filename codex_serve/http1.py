@@ -125,7 +125,7 @@ class _BatchingStream(HTTPStream):
         config: HypercornConfig,
         context: WorkerContext,
         task_group: TaskGroup,
-        endpoints: "Endpoints",
+        endpoints: Endpoints,
         send: Callable[[Event], Awaitable[None]],
         flush: Callable[[], Awaitable[None]],
     ) -> None:
