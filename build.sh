@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# Builds the server's image, craftslab/codex-serve:latest. With --lock, makes the lock files anew instead.
+# Builds the server's image, craftslab/codex-serve:latest (or the name given as the one argument).
+# PYTHON_IMAGE in the environment takes the place of the Dockerfile's default.
+# With --lock, makes the lock files anew instead.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -10,12 +12,13 @@ if [ "${1:-}" = --lock ]; then
   "$tools/bin/pip" install --quiet uv
   lock() {
     "$tools/bin/uv" pip compile --quiet --upgrade --universal --python-version 3.11 \
-      --generate-hashes --no-emit-index-url --no-header --no-annotate pyproject.toml "$@"
+      --generate-hashes --no-emit-index-url --no-header --no-annotate "$@"
   }
-  lock --output-file requirements.txt
-  lock --group dev --output-file requirements-dev.txt
+  lock pyproject.toml --output-file requirements.txt
+  lock pyproject.toml --group dev --output-file requirements-dev.txt
+  lock codex.docker/chain/requirements.in --output-file codex.docker/chain/requirements.txt
   exit
 fi
 
 exec docker build ${PYTHON_IMAGE:+--build-arg "PYTHON_IMAGE=$PYTHON_IMAGE"} \
-  --tag craftslab/codex-serve:latest "$@" .
+  --tag "${1:-craftslab/codex-serve:latest}" .

@@ -6,7 +6,8 @@
 #   REQUIRE_DOCKER  1: a machine on which no Docker engine answers fails
 #   REQUIRE_NGINX   1: a machine without nginx fails
 #   REQUIRE_NETNS   1: a machine on which no network namespace can be made fails
-#   PYTHON_IMAGE    the base of the server's image, where not the public one
+#   PYTHON_IMAGE, BASE_IMAGE, NODE_IMAGE
+#                   the bases of the two images, where not the public ones
 #
 # Arguments go to pytest, and then style and types are left out.
 set -euo pipefail
@@ -27,13 +28,13 @@ find_python() {
   return 1
 }
 
-# Makes the environment $1 with Python $2, unless it has what is locked already.
+# Makes the environment $1 with Python $2 and what $3 locks, unless it has that already.
 make_env() {
-  cmp -s requirements-dev.txt "$1/installed.txt" && return
-  rm -rf "$1"
-  "$2" -m venv "$1"
-  "$1/bin/pip" install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
-  cp requirements-dev.txt "$1/installed.txt"
+  cmp -s "$3" "$1/installed.txt" && return
+  rm -rf "$1" &&
+    "$2" -m venv "$1" &&
+    "$1/bin/pip" install --quiet --disable-pip-version-check --require-hashes -r "$3" &&
+    cp "$3" "$1/installed.txt"
 }
 
 # Installs the real CLIs for the end-to-end tests and points the tests at them.
@@ -52,7 +53,23 @@ install_clis() {
   export CODEX_E2E_NODE_MODULES=$folder/node_modules
 }
 
-if ! docker info >/dev/null 2>&1; then
+# Installs the real LiteLLM proxy with Python $1, for the test of the whole chain, and points the
+# test at it.
+install_litellm() {
+  if make_env "$envs/litellm" "$1" codex.docker/chain/requirements.txt; then
+    export CODEX_E2E_LITELLM=$envs/litellm/bin/litellm
+  else
+    echo "test.sh: LiteLLM cannot be installed: the test of the whole chain is SKIPPED" >&2
+  fi
+}
+
+docker=
+if docker info >/dev/null 2>&1; then
+  docker=yes
+  if ! docker compose version >/dev/null 2>&1 && ! command -v docker-compose >/dev/null; then
+    echo "test.sh: no docker-compose here: the test of the deployment is SKIPPED" >&2
+  fi
+else
   echo "test.sh: no Docker engine answers: the tests in containers are SKIPPED" >&2
 fi
 if ! command -v nginx >/dev/null; then
@@ -68,14 +85,21 @@ for version in 3.11 3.12 3.13; do
   # The floor and the newest are enough; 3.12 is for machines that have neither.
   if [ "$version" = 3.12 ] && { [ -n "$tested" ] || find_python 3.13 >/dev/null; }; then continue; fi
   env=$envs/$version
-  make_env "$env" "$python"
-  if [ -z "$tested" ] && [ $# = 0 ]; then
-    "$env/bin/ruff" format --check .
-    "$env/bin/ruff" check .
-    "$env/bin/mypy"
+  make_env "$env" "$python" requirements-dev.txt
+  once=
+  if [ -z "$tested" ]; then
+    if [ $# = 0 ]; then
+      "$env/bin/ruff" format --check .
+      "$env/bin/ruff" check .
+      "$env/bin/mypy"
+    fi
+    [ -z "$docker" ] || install_litellm "$python"
+  else
+    # What is in an image does not change with the Python that looks at it.
+    once='not image'
   fi
   echo "== tests under Python $version"
-  "$env/bin/python" -m pytest "$@"
+  "$env/bin/python" -m pytest -m "$once" "$@"
   tested+=" $version"
 done
 if [ -z "$tested" ]; then

@@ -10,8 +10,9 @@
 # LITELLM_API_KEY      its key, if it wants one
 # LITELLM_MODEL        the model when no argument names one (opencode: before any argument);
 #                      "auto" is the same as none
-# CODEX_SERVE_RUN_DIR  a folder for this run, made and removed by the caller; without it a new
-#                      one below ${TMPDIR:-/tmp}, which nobody removes
+# CODEX_SERVE_RUN_DIR  a folder for this run that does not exist yet: it is made here, and the
+#                      caller removes it; without it a new one below ${TMPDIR:-/tmp}, which
+#                      nobody removes
 #
 # All that a run writes goes into that folder. Nothing of ours goes to stdout, as it would be
 # part of the answer; no secret and no prompt goes on a command line. The last step is exec:
@@ -115,8 +116,9 @@ case $run_dir in
   /*) ;;
   *) fail 73 "the run's folder must be an absolute path, not '$run_dir'" ;;
 esac
-mkdir "$run_dir/home" "$run_dir/work" "$run_dir/tmp" ||
-  fail 73 "the run's folder $run_dir must exist, be writable and not be used by another run"
+# The first mkdir makes the folder, the second fails where another run has been.
+{ mkdir -p "$run_dir" && mkdir "$run_dir/home" "$run_dir/work" "$run_dir/tmp"; } ||
+  fail 73 "the run's folder $run_dir must be one that can be made and that no other run used"
 
 # Settings are found through HOME once nothing points elsewhere; the work folder is empty, so
 # that a prompt has no file there to name.

@@ -1,7 +1,6 @@
 """The routes, and every refusal as the one JSON line that clients can show."""
 
 import logging
-from functools import partial
 
 import msgspec
 from quart import Response, request
@@ -47,9 +46,8 @@ def create_app(config: Config, runner: Runner) -> QuartTrio:
             raise ApiError(
                 400, "unknown_cli", f"'cli' must be one of {known}; not {run_request.cli[:64]!r}."
             )
-        runner.registry.check_open()
         return ProducedResponse(
-            partial(runner.run, run_request),
+            runner.prepare(run_request),
             content_type="application/x-ndjson",
             headers=_STREAM_HEADERS,
         )

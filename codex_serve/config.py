@@ -5,10 +5,15 @@ the same table for people; a test holds the two together.
 """
 
 import math
+import os
+import re
+import shlex
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 
 from codex_serve.errors import ConfigError
 
@@ -32,6 +37,50 @@ class Isolation(StrEnum):
 
 DEFAULT_ISOLATION = Isolation.SUBREAPER if sys.platform == "linux" else Isolation.PROCESS_GROUP
 """The strongest that any machine of this system has."""
+
+
+PULL_POLICIES = ("never", "missing", "always")
+
+
+@dataclass(frozen=True)
+class DockerConfig:
+    """How the container of each run is started. The values are those of ``docker run``."""
+
+    image: str
+    pull: str = "never"
+    memory: str = "2g"
+    pids: int = 512
+    cpus: float = 1.0
+    network: str = ""
+    user: str = "1000:1000"
+    read_only: bool = True
+    run_args: tuple[str, ...] = ()
+    lease_dir: str = ""
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> "DockerConfig | None":
+        """Read the settings of Docker mode; ``None`` where no image is named.
+
+        Raises:
+          ConfigError: a value that cannot work, in one sentence.
+        """
+        docker = cls(
+            image=environ.get("CODEX_DOCKER_IMAGE", "").strip(),
+            pull=_choice(environ, "DOCKER_PULL", cls.pull, PULL_POLICIES).lower(),
+            memory=_memory(environ, "DOCKER_MEMORY", cls.memory),
+            pids=_variable_whole(environ, "DOCKER_PIDS", cls.pids, 0, 4_194_304),
+            cpus=_amount(environ, "DOCKER_CPUS", cls.cpus, 10_000, "processors"),
+            network=environ.get("DOCKER_NETWORK", "").strip(),
+            user=environ.get("DOCKER_USER", "").strip() or cls.user,
+            read_only=_boolean(environ, "DOCKER_READ_ONLY", default=cls.read_only),
+            run_args=_arguments(environ, "DOCKER_RUN_ARGS"),
+            lease_dir=environ.get("DOCKER_LEASE_DIR", "") or _default_lease_dir(),
+        )
+        if docker.image.startswith("-"):
+            raise ConfigError(
+                f"CODEX_DOCKER_IMAGE must be the name of an image, not {docker.image!r}"
+            )
+        return docker if docker.image else None
 
 
 @dataclass(frozen=True)
@@ -61,6 +110,9 @@ class Config:
     tls_cert_file: str = ""
     tls_key_file: str = ""
     isolation: Isolation = DEFAULT_ISOLATION
+    cli_entrypoint: str = ""
+    docker: DockerConfig | None = None
+    litellm: Mapping[str, str] = field(default_factory=dict, repr=False)
     log_level: str = "INFO"
     warnings: tuple[str, ...] = ()
 
@@ -85,6 +137,14 @@ class Config:
         if demo:
             clis = tuple(dict.fromkeys(("demo", *clis)))
         run_timeout_s, warnings = _run_timeout(environ)
+        docker = DockerConfig.from_environ(environ)
+        cli_entrypoint = environ.get("CLI_ENTRYPOINT", "")
+        if docker is not None and (cli_entrypoint or demo):
+            other = "CLI_ENTRYPOINT" if cli_entrypoint else "--demo"
+            raise ConfigError(
+                f"CODEX_DOCKER_IMAGE and {other} must not both be given: "
+                "with an image every run takes place in a container of it"
+            )
         return cls(
             host=host or environ.get("HOST") or cls.host,
             port=_whole("--port", port, 0, 65_535)
@@ -107,7 +167,14 @@ class Config:
             token_file=environ.get("CODEX_SERVE_TOKEN_FILE", ""),
             tls_cert_file=environ.get("TLS_CERT_FILE", ""),
             tls_key_file=environ.get("TLS_KEY_FILE", ""),
-            isolation=_isolation(environ),
+            isolation=_isolation(environ, in_docker=docker is not None),
+            cli_entrypoint=cli_entrypoint,
+            docker=docker,
+            litellm={
+                name: value
+                for name in ("LITELLM_BASE_URL", "LITELLM_API_KEY")
+                if (value := environ.get(name, ""))
+            },
             log_level=_choice(environ, "LOG_LEVEL", cls.log_level, LOG_LEVELS).upper(),
             warnings=warnings,
         )
@@ -137,15 +204,21 @@ def _run_timeout(environ: Mapping[str, str]) -> tuple[float | None, tuple[str, .
 
 
 def _seconds(environ: Mapping[str, str], variable: str, default: float) -> float:
+    return _amount(environ, variable, default, MAX_SECONDS, "seconds")
+
+
+def _amount(
+    environ: Mapping[str, str], variable: str, default: float, high: float, unit: str
+) -> float:
     text = environ.get(variable, "").strip()
     if not text:
         return default
-    seconds = _number(text)
-    if seconds is None or not 0 <= seconds <= MAX_SECONDS:
+    number = _number(text)
+    if number is None or not 0 <= number <= high:
         raise ConfigError(
-            f"{variable} must be a number of seconds from 0 to {MAX_SECONDS:.0f}, not {text!r}"
+            f"{variable} must be a number of {unit} from 0 to {high:.0f}, not {text!r}"
         )
-    return seconds
+    return number
 
 
 def _number(text: str) -> float | None:
@@ -182,7 +255,37 @@ def _choice(
     return text
 
 
-def _isolation(environ: Mapping[str, str]) -> Isolation:
+def _memory(environ: Mapping[str, str], variable: str, default: str) -> str:
+    text = environ.get(variable, "").strip().lower() or default
+    if not re.fullmatch(r"[0-9]+[bkmg]?", text):
+        raise ConfigError(
+            f"{variable} must be a whole number of bytes, or of k, m or g, as 2g, not {text!r}"
+        )
+    return text
+
+
+def _boolean(environ: Mapping[str, str], variable: str, *, default: bool) -> bool:
+    words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    text = environ.get(variable, "").strip()
+    if text and text.lower() not in words:
+        raise ConfigError(f"{variable} must be true or false, not {text!r}")
+    return words[text.lower()] if text else default
+
+
+def _arguments(environ: Mapping[str, str], variable: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(environ.get(variable, "")))
+    except ValueError as error:
+        reason = str(error).lower()
+        raise ConfigError(f"{variable} must be arguments as in a shell: {reason}") from None
+
+
+def _default_lease_dir() -> str:
+    """Name a folder of this user's own, because a stranger's lease is no lease."""
+    return str(Path(tempfile.gettempdir()) / f"codex-serve-{os.getuid()}")
+
+
+def _isolation(environ: Mapping[str, str], *, in_docker: bool) -> Isolation:
     variable = "RUN_ISOLATION"
     text = _choice(environ, variable, DEFAULT_ISOLATION.value, tuple(Isolation))
     isolation = Isolation(text.lower())
@@ -190,5 +293,10 @@ def _isolation(environ: Mapping[str, str]) -> Isolation:
         raise ConfigError(
             f"{variable} must be {Isolation.PROCESS_GROUP} on this system, not {text!r}: "
             "the other ways need Linux"
+        )
+    if isolation is Isolation.PIDNS and in_docker:
+        raise ConfigError(
+            f"{variable} must not be {isolation} with CODEX_DOCKER_IMAGE: "
+            "every container has a PID namespace of its own"
         )
     return isolation

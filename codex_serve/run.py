@@ -6,15 +6,18 @@ an exception leaves, and the edge cuts the stream visibly.
 """
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import trio
 
 from codex_serve.errors import SERVER_FAILED, ChildLostError, LaunchError
 from codex_serve.events import Event, Exit, Stderr, Stdout, TextDecoder, encode_events
-from codex_serve.launchers import Launch, Launcher
+from codex_serve.launchers import Launch, Launcher, RunInfo
 from codex_serve.model import RunRequest
 from codex_serve.pipes import OutputPipe, Stdio
 from codex_serve.registry import Registry, Run, StopReason
@@ -41,20 +44,44 @@ QUIET_S = 0.005
 shorter one is told in one packet, from the head of the response to its end."""
 
 
+Explainer = Callable[[RunInfo, int], Awaitable[str]]
+"""Says what is known about the exit code of a command, a line or nothing."""
+
+
+async def explain_nothing(info: RunInfo, exit_code: int) -> str:
+    """Leave it to the command to explain itself."""
+    return ""
+
+
 @dataclass(frozen=True, slots=True)
 class Runner:
     """What all runs of a server share."""
 
     launcher: Launcher
     start: Starter
+    explain: Explainer
     registry: Registry
     timeout_s: float | None
 
-    async def run(self, request: RunRequest, events: EventSender) -> None:
+    def prepare(self, request: RunRequest) -> Callable[[EventSender], Awaitable[None]]:
+        """Return what runs ``request``, which is checked and its CLI on the list: see ``run``.
+
+        Raises:
+          ApiError: it cannot be run here, or not any more.
+        """
+        self.registry.check_open()
+        info = RunInfo(secrets.token_hex(8), time.time())
+        return partial(self.run, request, info, self.launcher(request, info))
+
+    async def run(
+        self, request: RunRequest, info: RunInfo, launch: Launch, events: EventSender
+    ) -> None:
         """Run one request to its end, reporting all it does on ``events``.
 
         Args:
-          request: checked, its CLI on the list.
+          request: see ``prepare``, as the next two.
+          info: tells the run from others.
+          launch: its command.
           events: takes all events, and with the last that there are no more.
 
         Cancellation:
@@ -62,9 +89,11 @@ class Runner:
           SIGKILL. Returns only when they are gone. Sends nothing more.
         """
         with self.registry.admit(request.cli, self.timeout_s) as run:
-            launch = self.launcher(request)
             try:
                 outcome = await _supervise(run, launch, self.start, request.stdin.encode(), events)
+                if outcome.exit_code and not outcome.words:
+                    words = await self.explain(info, outcome.exit_code)
+                    outcome = replace(outcome, words=words)
             except LaunchError as error:
                 outcome = _Outcome("not started", error.exit_code, f"{error.reason}\n")
             except ChildLostError as error:

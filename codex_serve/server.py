@@ -6,15 +6,12 @@ log and never the end of the server, and a server that was told to stop stops.
 
 import ipaddress
 import logging
-import os
 import signal
 import socket
 import ssl
-import sys
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import cast
 
 import trio
@@ -24,7 +21,6 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework
 from hypercorn.utils import repr_socket_addr
 
-from codex_serve import demo
 from codex_serve.app import create_app
 from codex_serve.auth import TokenGate, load_tokens
 from codex_serve.config import Config
@@ -32,11 +28,9 @@ from codex_serve.connection import Connection, Limits
 from codex_serve.descriptors import reserve_descriptors
 from codex_serve.errors import ConfigError
 from codex_serve.events import encode_error
-from codex_serve.launchers import Launcher
-from codex_serve.launchers.local import launch_local
+from codex_serve.modes import open_runner
 from codex_serve.registry import Registry
-from codex_serve.run import Runner
-from codex_serve.supervision.starters import open_starter
+from codex_serve.supervision.limits import LONGEST_REMOVAL_S
 from codex_serve.tls import load_tls
 
 logger = logging.getLogger(__name__)
@@ -70,19 +64,13 @@ async def serve(config: Config) -> None:
     registry = Registry()
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         listeners = await _listen(config)
-        async with open_starter(config, reserve.max_files) as start:
+        async with open_runner(config, reserve.max_files, registry) as runner:
             if not tokens and not all(map(_is_loopback, listeners)):
                 logger.warning(
                     "no token is set: whoever reaches this address can run %s as this user; "
                     "set CODEX_SERVE_TOKEN_FILE, or HOST=127.0.0.1",
                     ", ".join(config.clis),
                 )
-            runner = Runner(
-                launcher=_launcher(config),
-                start=start,
-                registry=registry,
-                timeout_s=config.run_timeout_s,
-            )
             app = cast(ASGIFramework, create_app(config, runner))
             app = TokenGate(app, tokens) if tokens else app
             edge = _Edge(app, tls, reserve.max_connections, config)
@@ -90,14 +78,10 @@ async def serve(config: Config) -> None:
                 await _accept(edge, listeners, connections, until=_log_signal(signals))
                 await edge.close_idle()
                 await _drain(registry, signals, config.shutdown_grace_s)
-                closing_s = config.kill_grace_s + CLOSING_S
+                ending_s = LONGEST_REMOVAL_S if config.docker else config.kill_grace_s
+                closing_s = ending_s + CLOSING_S
                 connections.cancel_scope.deadline = trio.current_time() + closing_s
     logger.info("stopped")
-
-
-def _launcher(config: Config) -> Launcher:
-    commands = {"demo": (sys.executable, "-I", str(Path(demo.__file__)))} if config.demo else {}
-    return partial(launch_local, environ=dict(os.environ), commands=commands)
 
 
 async def _accept(

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 import pytest
 
 from codex_serve.supervision.kernel import become_subreaper
+from containers import build
 from serving import Server
 
 StartServer = Callable[..., Server]
@@ -47,3 +48,15 @@ def server() -> Iterator[Server]:
     """A server with default settings, shared by the tests that leave it as it is."""
     with Server(TOOLS) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def server_image() -> str:
+    """The server's image, built from this checkout."""
+    return build("build.sh", "codex-serve-test")
+
+
+@pytest.fixture(scope="session")
+def cli_image() -> str:
+    """The image with the CLIs, built from this checkout."""
+    return build("codex.docker/build.sh", "codex-cli-env-test")

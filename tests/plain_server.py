@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from codex_serve import server
+from codex_serve import modes
 from codex_serve.cli import main
 from codex_serve.config import Config
 from codex_serve.launchers import Launch
@@ -47,10 +47,12 @@ async def start_plainly(
 
 
 @asynccontextmanager
-async def open_plain_starter(config: Config, max_files: int) -> AsyncIterator[Starter]:
+async def open_plain_starter(
+    config: Config, max_files: int, lease_fd: int | None
+) -> AsyncIterator[Starter]:
     yield start_plainly
 
 
 if __name__ == "__main__":
-    setattr(server, "open_starter", open_plain_starter)  # noqa: B010 - mypy sees an import
+    setattr(modes, "open_starter", open_plain_starter)  # noqa: B010 - mypy sees an import
     main()

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 TIMEOUT_S = 30
@@ -62,14 +63,24 @@ def children(pid: int) -> list[int]:
     """The children of ``pid`` that live."""
     found = []
     for thread in os.listdir(f"/proc/{pid}/task"):
-        text = Path(f"/proc/{pid}/task/{thread}/children").read_text()
-        found += [child for child in map(int, text.split()) if alive(child)]
+        with suppress(FileNotFoundError, ProcessLookupError):  # that thread has just ended
+            text = Path(f"/proc/{pid}/task/{thread}/children").read_text()
+            found += [child for child in map(int, text.split()) if alive(child)]
     return found
 
 
 def parent(pid: int) -> int:
     stat = Path(f"/proc/{pid}/stat").read_text()
     return int(stat.rpartition(")")[2].split()[1])
+
+
+def started_at(pid: int) -> float:
+    """When ``pid`` was forked, in seconds since boot, to within a hundredth; 0 when it is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return int(stat.rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
 
 
 def descendants(pid: int) -> list[int]:
@@ -90,6 +101,7 @@ def descendants(pid: int) -> list[int]:
 def reap_adopted() -> None:
     """Reap the orphans that have become zombies of this process."""
     for name in os.listdir("/proc/self/task"):
-        for child in map(int, Path(f"/proc/self/task/{name}/children").read_text().split()):
-            if state(child) == "Z":
-                os.waitpid(child, os.WNOHANG)
+        with suppress(FileNotFoundError, ProcessLookupError):  # that thread has just ended
+            for child in map(int, Path(f"/proc/self/task/{name}/children").read_text().split()):
+                if state(child) == "Z":
+                    os.waitpid(child, os.WNOHANG)

@@ -50,12 +50,12 @@ class Host:
     """A host with fake CLIs on the PATH and a user whose own files must stay as they are."""
 
     def __init__(self, folder: Path) -> None:
-        self.run_dir = folder / "run"
+        self.run_dir = folder / "runs" / "run"
         self.home = folder / "home"
         self.tmp = folder / "tmp"
         self._bin = folder / "bin"
         self._report = folder / "report.json"
-        for made in (self.run_dir, self.home, self.tmp, self._bin):
+        for made in (self.home, self.tmp, self._bin):
             made.mkdir()
         for cli in CLIS:
             fake = self._bin / cli
@@ -148,9 +148,8 @@ def test_an_argument_wins_over_litellm_model_except_for_opencode(
         "--model",
         "mine",
     ]
-    other = tmp_path / "other"
-    other.mkdir()
-    ran = host.run("opencode", "-m", "mine", LITELLM_MODEL="given", CODEX_SERVE_RUN_DIR=str(other))
+    other = str(tmp_path / "other")
+    ran = host.run("opencode", "-m", "mine", LITELLM_MODEL="given", CODEX_SERVE_RUN_DIR=other)
     assert ran.report["argv"] == ["run", "--model", "litellm/given"]
 
 
@@ -232,7 +231,7 @@ def test_everything_is_written_into_the_runs_own_folder(host: Host, cli: str) ->
     assert list(host.home.iterdir()) == []
     assert list(host.tmp.iterdir()) == []
     assert sorted(path.name for path in host.run_dir.iterdir()) == ["home", "tmp", "work"]
-    for path in host.run_dir.rglob("*"):
+    for path in (host.run_dir, *host.run_dir.rglob("*")):
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
 
 
@@ -247,7 +246,13 @@ def test_a_run_folder_is_never_used_twice(host: Host) -> None:
     host.run("codex")
     ran = host.run("codex")
     assert ran.code == 73
-    assert "must exist, be writable and not be used" in ran.stderr
+    assert "must be one that can be made and that no other run used" in ran.stderr
+
+
+def test_a_run_folder_that_cannot_be_made_stops_the_run(host: Host) -> None:
+    ran = host.run("codex", CODEX_SERVE_RUN_DIR="/dev/null/run")
+    assert (ran.code, ran.stdout, ran.report) == (73, b"", {})
+    assert "/dev/null/run must be one that can be made" in ran.stderr
 
 
 @pytest.mark.parametrize("cli", CLIS)

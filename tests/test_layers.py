@@ -16,13 +16,19 @@ def loaded_by(module: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "module", ["config", "errors", "events", "launchers", "launchers.local", "logs", "model"]
+    "module",
+    [
+        *("config", "errors", "events", "launchers", "launchers.docker", "launchers.local"),
+        *("leases", "logs", "model"),
+    ],
 )
 def test_core_loads_neither_trio_nor_the_web(module: str) -> None:
     assert not loaded_by(f"codex_serve.{module}") & FOREIGN
 
 
-@pytest.mark.parametrize("module", ["pipes", "registry", "run", "supervision.process_group"])
+@pytest.mark.parametrize(
+    "module", ["containers", "modes", "pipes", "registry", "run", "supervision.process_group"]
+)
 def test_engine_loads_trio_and_not_the_web(module: str) -> None:
     loaded = loaded_by(f"codex_serve.{module}")
     assert "trio" in loaded

@@ -45,6 +45,10 @@ WITH_HOME = ("--tmpfs", "/home/u:uid=1000,gid=1000,exec", "-e", "HOME=/home/u")
 ENTRYPOINT_IN_IMAGE = "/usr/local/bin/docker-entrypoint.sh"
 
 
+class ChainError(Exception):
+    """The chain cannot be set up on this machine."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cell:
     """One run of one CLI and what must come of it."""
@@ -218,7 +222,7 @@ class Chain:
         return [*command, cell.cli, *cell.args], os.environ | settings
 
     def _on_host(self, cell: Cell, folder: Path) -> tuple[list[str], dict[str, str]]:
-        for name in ("home", "tmp", "run"):
+        for name in ("home", "tmp"):
             (folder / name).mkdir()
         entrypoint = HERE.parent / "docker-entrypoint.sh"
         env = self._settings(cell) | {
@@ -273,39 +277,32 @@ def wait_for(url: str, running: subprocess.Popen[bytes], log: Path, timeout_s: f
                 return
         except OSError:
             time.sleep(0.2)
-    raise SystemExit(f"{url} does not answer:\n{log.read_text()[-2000:]}")
+    raise ChainError(f"{url} does not answer:\n{log.read_text()[-2000:]}")
 
 
-def bridge_gateway() -> str:
-    """This host's address as containers on the default bridge see it."""
+def bridge_gateway(image: str) -> str:
+    """This host's address as containers on the default bridge see it.
+
+    Any container of ``image`` can tell, where the engine does not.
+    """
     template = "{{range .IPAM.Config}}{{.Gateway}} {{end}}"
     command = ["docker", "network", "inspect", "bridge", "-f", template]
     found = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     if found:
         return found[0]
-    probe = [
-        "docker",
-        "run",
-        "--rm",
-        "--pull=never",
-        "--entrypoint",
-        "cat",
-        IMAGE,
-        "/proc/net/route",
-    ]
-    for line in subprocess.run(
-        probe, check=True, capture_output=True, text=True
-    ).stdout.splitlines():
+    probe = ["docker", "run", "--rm", "--pull=never", "--entrypoint=cat", image, "/proc/net/route"]
+    routes = subprocess.run(probe, check=True, capture_output=True, text=True).stdout
+    for line in routes.splitlines():
         _, destination, gateway, *_ = line.split()
         if destination == "00000000":
             return socket.inet_ntoa(bytes.fromhex(gateway)[::-1])
-    raise SystemExit("the default bridge has no gateway: is the engine's network switched off?")
+    raise ChainError("the default bridge has no gateway: is the engine's network switched off?")
 
 
 @contextlib.contextmanager
-def chain(litellm: str, host_path: str | None) -> Iterator[Chain]:
+def chain(litellm: str, host_path: str | None = None, image: str = IMAGE) -> Iterator[Chain]:
     """The stand-in on loopback, LiteLLM on the bridge's gateway address."""
-    address = bridge_gateway()
+    address = bridge_gateway(image)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         record = folder / "requests.jsonl"

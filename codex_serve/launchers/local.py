@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 
-from codex_serve.launchers import Launch
+from codex_serve.launchers import Launch, Removal, RunInfo
 from codex_serve.model import RunRequest
 
 
 def launch_local(
     request: RunRequest,
+    run: RunInfo,
     environ: Mapping[str, str],
     commands: Mapping[str, tuple[str, ...]],
 ) -> Launch:
@@ -15,9 +16,31 @@ def launch_local(
 
     Args:
       request: what the client asked for.
+      run: not needed here.
       environ: the server's environment; the request's ``env`` overlays it, and
         the resulting ``PATH`` is the one that finds the command.
       commands: CLIs that are not found by their name, such as the demo.
     """
     command = commands.get(request.cli, (request.cli,))
     return Launch(argv=(*command, *request.args), env={**environ, **request.env})
+
+
+def launch_through_entrypoint(
+    request: RunRequest, run: RunInfo, environ: Mapping[str, str], entrypoint: str, folder: str
+) -> Launch:
+    """Return ``ENTRYPOINT CLI ARGS``, with the name of a folder for all that the run writes.
+
+    Args:
+      request: what the client asked for.
+      run: names the folder.
+      environ: the server's environment; the request's ``env`` overlays it.
+      entrypoint: the path of the program, such as ``docker-entrypoint.sh``.
+      folder: where the run's own folder is to be. The entrypoint makes it, at
+        ``CODEX_SERVE_RUN_DIR``, and it is removed when the run is over.
+    """
+    run_dir = f"{folder}/codex-serve-run-{run.id}"
+    return Launch(
+        argv=(entrypoint, request.cli, *request.args),
+        env={**environ, **request.env, "CODEX_SERVE_RUN_DIR": run_dir},
+        removal=Removal(("rm", "-rf", "--", run_dir)),
+    )

@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 
 from codex_serve.supervision import kernel, tree, wire
@@ -22,9 +23,14 @@ from codex_serve.supervision.supervisor import open_wakeup, supervise, wait
 ORPHAN_INTERVAL_S = 0.005
 
 
-def main(control_fd: int, *, pid_namespace: bool) -> None:
-    """Serve ``wire.FORK`` messages on ``control_fd`` until the server is gone."""
+def main(control_fd: int, lease_fds: Sequence[int], *, pid_namespace: bool) -> None:
+    """Serve ``wire.FORK`` messages on ``control_fd`` until the server is gone.
+
+    ``lease_fds`` stay open here and in every supervisor, for what that means to others.
+    """
     os.setsid()
+    for fd in lease_fds:
+        os.set_inheritable(fd, False)  # commands are not to hold them
     kernel.become_subreaper()
     _set_signals()
     gc.collect()

@@ -23,6 +23,7 @@ from codex_serve.launchers import Launch
 from codex_serve.supervision import tree, wire
 from codex_serve.supervision.child import Ended
 from codex_serve.supervision.launching import candidates, launch_error
+from codex_serve.supervision.limits import GIVE_UP_LATER_S, GIVE_UP_S, LONGEST_REMOVAL_S
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ ATTEMPTS = 3
 _BOOT = (
     "import sys; sys.path.insert(0, sys.argv[1]); "
     "from codex_serve.supervision.fork_server import main; "
-    "main(int(sys.argv[2]), pid_namespace=sys.argv[3] == 'pidns')"
+    "main(int(sys.argv[2]), list(map(int, sys.argv[4:])), pid_namespace=sys.argv[3] == 'pidns')"
 )
 
 
@@ -92,15 +93,21 @@ class SupervisedChild:
     async def wait(self) -> Ended:
         """See ``Child.wait``."""
         match await self._supervisor.receive():
-            case (wire.CLEAN, wait_status, timed_out):
+            case (wire.CLEAN, wait_status, timed_out, removed):
                 self._over = True
+                if not removed:
+                    self._pool.remove_later(self._launch)
                 return Ended(os.waitstatus_to_exitcode(wait_status), timed_out)
             case (wire.FAILED, number):
                 self._over = True
                 error = OSError(number, os.strerror(number))
                 raise launch_error(self._launch, error)
             case _:
-                await self._pool.wait_for_orphans(self._supervisor.pid)
+                self._given_up = True  # what follows is all that can be done
+                with trio.CancelScope(shield=True):
+                    await self._pool.wait_for_orphans(self._supervisor.pid)
+                    if not await self._pool.remove(self._launch, GIVE_UP_S):
+                        self._pool.remove_later(self._launch)
                 raise ChildLostError("The run's supervisor was killed: the run is lost.")
 
     async def end(self) -> None:
@@ -109,29 +116,40 @@ class SupervisedChild:
             return
         with suppress(OSError):  # it was killed; waiting for it says so, and for its orphans
             self._supervisor.send((wire.STOP,))
+        patience_s = self._pool.grace_s + HELD_S
+        if self._launch.removal is not None:
+            patience_s += LONGEST_REMOVAL_S
         try:
-            with trio.fail_after(self._pool.grace_s + HELD_S):
+            with trio.fail_after(patience_s):
                 await self.wait()
         except trio.TooSlowError:
             self._given_up = True
             logger.error("supervisor %d: some processes of a run do not end", self._supervisor.pid)
         except (LaunchError, ChildLostError):
-            self._given_up = True  # there is nothing left that could be ended
+            pass  # there is nothing left that could be ended
 
 
 class SupervisorPool:
     """A ``Starter`` that leaves nothing. Made by ``open_pool``."""
 
     def __init__(
-        self, grace_s: float, nursery: trio.Nursery, *, pid_namespace: bool, max_files: int
+        self,
+        grace_s: float,
+        nursery: trio.Nursery,
+        *,
+        pid_namespace: bool,
+        max_files: int,
+        lease_fd: int | None,
     ) -> None:
         self.grace_s = grace_s
         self._max_files = max_files
+        self._lease_fds = [] if lease_fd is None else [lease_fd]
         self._pid_namespace = pid_namespace
         self._idle: list[Supervisor] = []
         self._known: set[int] = set()
         self._forking_ahead = False
         self._control: socket.socket | None = None
+        self._trusted: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._up = trio.Event()
         self._fork_server_died = False
@@ -156,18 +174,24 @@ class SupervisorPool:
             self.give_back(supervisor, reusable=child.over)
 
     async def _start(self, launch: Launch, stdio: tuple[int, ...], limit_s: float) -> Supervisor:
-        """Hand ``launch`` to a supervisor that lives."""
+        return await self._hand_over((wire.START, limit_s, self.grace_s), launch, stdio)
+
+    async def _hand_over(
+        self, message: wire.Message, launch: Launch, stdio: tuple[int, ...] = ()
+    ) -> Supervisor:
+        """Send a message about ``launch`` to a supervisor that lives; return that."""
+        removal = launch.removal
         spec = (
             *_encode(launch.argv, launch),
             {os.fsencode(name): os.fsencode(value) for name, value in launch.env.items()},
-            tuple(_encode(argv, launch) for argv in launch.cleanup),
+            (*_encode(removal.argv, launch), removal.awaited) if removal else None,
         )
         spec_fd = wire.write_spec(spec)
         try:
             while True:
                 supervisor = self._idle.pop() if self._idle else await self.fork()
                 try:
-                    supervisor.send((wire.START, limit_s, self.grace_s), (*stdio, spec_fd))
+                    supervisor.send(message, (*stdio, spec_fd))
                 except OSError:  # it was killed while it waited
                     self.give_back(supervisor, reusable=False)
                 else:
@@ -216,9 +240,9 @@ class SupervisorPool:
             except BaseException:
                 supervisor.close()
                 raise
-            # One whose fork server has died meanwhile is an orphan that we do not
+            # One whose fork server is known to be dead is an orphan that we did not
             # know: ``reap_orphans`` may be killing it.
-            if message != wire.GONE and asked is self._control:
+            if message != wire.GONE and asked is self._trusted:
                 _, supervisor.pid = message
                 self._known.add(supervisor.pid)
                 return supervisor
@@ -251,6 +275,7 @@ class SupervisorPool:
                 control = self._launch_fork_server()
                 await self._listen(control)
                 self._fork_server_died = True
+                self._trusted = None
                 trio.lowlevel.notify_closing(control)
                 control.close()
                 self._control = None
@@ -266,19 +291,19 @@ class SupervisorPool:
         ours.setblocking(False)
         root = Path(codex_serve.__file__).parent.parent
         isolation = "pidns" if self._pid_namespace else "subreaper"
-        fd = str(theirs.fileno())
         with theirs:
+            boot = [_BOOT, str(root), str(theirs.fileno()), isolation, *map(str, self._lease_fds)]
             # Its standard error is ours: a traceback of its own must reach somebody.
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _BOOT, str(root), fd, isolation],
-                pass_fds=[theirs.fileno()],
+                [sys.executable, "-I", "-S", "-c", *boot],
+                pass_fds=[theirs.fileno(), *self._lease_fds],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
             )
         # Before its first fork, so that all that comes of it has the limit.
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.prlimit(self._process.pid, resource.RLIMIT_NOFILE, (self._max_files, hard))
-        self._control = ours
+        self._control = self._trusted = ours
         self._up.set()
         return ours
 
@@ -305,8 +330,35 @@ class SupervisorPool:
 
     async def wait_for_orphans(self, pid: int) -> None:
         """Wait until what the killed supervisor ``pid`` left is gone, for a while."""
-        with trio.CancelScope(shield=True), trio.move_on_after(ORPHANS_S):
+        with trio.move_on_after(ORPHANS_S):
             await self._orphans.setdefault(pid, trio.Event()).wait()
+
+    async def remove(self, launch: Launch, give_up_s: float) -> bool:
+        """Have what a killed command made elsewhere removed; return whether nothing is left."""
+        message = wire.GONE
+        while launch.removal is not None and message == wire.GONE:
+            supervisor = await self._hand_over((wire.REMOVE, give_up_s), launch)
+            try:
+                message = await supervisor.receive()
+            finally:
+                self.give_back(supervisor, reusable=message != wire.GONE)
+        match message:
+            case (wire.CLEAN, _, _, removed):
+                return bool(removed)
+            case _:
+                return launch.removal is None
+
+    def remove_later(self, launch: Launch) -> None:
+        """Go on removing in the background, because nobody is to wait for it any longer."""
+
+        async def remove() -> None:
+            removed = False
+            with suppress(LaunchError):
+                removed = await self.remove(launch, GIVE_UP_LATER_S)
+            if not removed and launch.removal is not None:
+                logger.error("could not remove what a run has left: %s", launch.removal.argv[-1])
+
+        self._nursery.start_soon(remove)
 
     def _orphans_gone(self, pid: int) -> None:
         if pid in self._known:
@@ -323,6 +375,8 @@ class SupervisorPool:
         with trio.open_signal_receiver(signal.SIGCHLD) as signals:
             async for _ in signals:
                 ended, _ = tree.reap()
+                if self._process is not None and self._process.pid in ended:
+                    self._trusted = None  # perhaps before its end of file was seen
                 while self._fork_server_died and self._kill_orphans():
                     await trio.sleep(ORPHAN_INTERVAL_S)
                     ended |= tree.reap()[0]
@@ -339,7 +393,7 @@ class SupervisorPool:
 
 @asynccontextmanager
 async def open_pool(
-    grace_s: float, *, pid_namespace: bool, max_files: int
+    grace_s: float, *, pid_namespace: bool, max_files: int, lease_fd: int | None = None
 ) -> AsyncIterator[SupervisorPool]:
     """Start a fork server and one supervisor, and end them when left.
 
@@ -347,19 +401,26 @@ async def open_pool(
       grace_s: seconds between SIGTERM and SIGKILL.
       pid_namespace: put each command into a PID namespace of its own.
       max_files: the soft limit of open files for commands.
+      lease_fd: a descriptor that the fork server and the supervisors hold while they live.
 
     Raises:
       LaunchError: no supervisor could be started.
     """
     async with trio.open_nursery() as nursery:
-        pool = SupervisorPool(grace_s, nursery, pid_namespace=pid_namespace, max_files=max_files)
+        pool = SupervisorPool(
+            grace_s,
+            nursery,
+            pid_namespace=pid_namespace,
+            max_files=max_files,
+            lease_fd=lease_fd,
+        )
         nursery.start_soon(pool.keep_fork_server)
         pool.give_back(await pool.fork(), reusable=True)
         yield pool
         nursery.cancel_scope.cancel()
 
 
-def _encode(argv: tuple[str, ...], launch: Launch) -> wire.Command:
+def _encode(argv: tuple[str, ...], launch: Launch) -> tuple[wire.Names, wire.Names]:
     return (
         tuple(map(os.fsencode, candidates(argv[0], launch.env))),
         tuple(map(os.fsencode, argv)),

@@ -4,26 +4,35 @@ Portable, and honest about its limits: a descendant that leaves the group by
 ``setsid``, or a server that is killed, leaves processes behind.
 """
 
+import logging
 import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from subprocess import DEVNULL
 
 import trio
 
-from codex_serve.launchers import Launch
+from codex_serve.launchers import Launch, Removal
 from codex_serve.supervision.child import Ended
 from codex_serve.supervision.launching import launch_error
+from codex_serve.supervision.limits import (
+    ATTEMPT_S,
+    ENDING_S,
+    GIVE_UP_S,
+    LAST_INTERVAL_S,
+    WATCH_S,
+)
 
-CLEANUP_S = 4.0
-"""How long one cleanup command may take."""
+logger = logging.getLogger(__name__)
 
 
 class GroupedChild:
     """A command that leads its own session, and so its own process group."""
 
-    def __init__(self, process: trio.Process, grace_s: float) -> None:
+    def __init__(self, process: trio.Process, launch: Launch, grace_s: float) -> None:
         self._process = process
+        self._launch = launch
         self._grace_s = grace_s
         self._group_gone = False
 
@@ -41,11 +50,45 @@ class GroupedChild:
     async def end(self) -> None:
         """See ``Child.end``."""
         if not self._group_gone:
-            self._signal_group(signal.SIGTERM)
-            with trio.move_on_after(self._grace_s):
-                await self._wait_for_exit()
+            removal = self._launch.removal
+            if removal is not None and removal.awaited:
+                await self._end_by(removal)
+            else:
+                self._signal_group(signal.SIGTERM)
+                with trio.move_on_after(self._grace_s):
+                    await self._wait_for_exit()
             self._signal_group(signal.SIGKILL)
             await self.wait()
+
+    async def _end_by(self, removal: Removal) -> None:
+        """Remove what the command waits for, until it ends or that takes too long."""
+        with trio.move_on_after(ENDING_S):
+            async with trio.open_nursery() as nursery:
+
+                async def remove() -> None:
+                    while True:
+                        await _attempt(removal, self._launch)
+                        await trio.sleep(LAST_INTERVAL_S)
+
+                nursery.start_soon(remove)
+                await self._wait_for_exit()
+                nursery.cancel_scope.cancel()
+
+    async def remove_rest(self) -> None:
+        """Remove what the command has left elsewhere; see ``launchers.Removal``."""
+        removal = self._launch.removal
+        if removal is None or (removal.awaited and self._process.returncode == 0):
+            return
+        watch_until = trio.current_time()
+        if removal.awaited and (self._process.returncode or 0) < 0:
+            watch_until += WATCH_S
+        with trio.move_on_at(watch_until + GIVE_UP_S):
+            while True:
+                gone = await _attempt(removal, self._launch)
+                if gone and trio.current_time() >= watch_until:
+                    return
+                await trio.sleep(LAST_INTERVAL_S)
+        logger.error("could not remove what a run has left: %s", removal.argv[-1])
 
     async def _wait_for_exit(self) -> None:
         """Wait for the leader to exit and leave it unreaped, where that can be done."""
@@ -90,19 +133,20 @@ class ProcessGroupStarter:
             )
         except OSError as error:
             raise launch_error(launch, error) from error
-        child = GroupedChild(process, self._grace_s)
+        child = GroupedChild(process, launch, self._grace_s)
         try:
             yield child
         finally:
             with trio.CancelScope(shield=True):
                 await child.end()
-                for argv in launch.cleanup:
-                    await _clean_up(argv, launch)
+                await child.remove_rest()
 
 
-async def _clean_up(argv: tuple[str, ...], launch: Launch) -> None:
-    """Run a command that removes what the run left elsewhere, for ``CLEANUP_S`` at most."""
-    with trio.move_on_after(CLEANUP_S), suppress(OSError):
-        await trio.run_process(
-            argv, env=launch.env, check=False, capture_stdout=True, capture_stderr=True
+async def _attempt(removal: Removal, launch: Launch) -> bool:
+    """Run a removal once, for ``ATTEMPT_S`` at most; return whether nothing is left."""
+    with trio.move_on_after(ATTEMPT_S), suppress(OSError):
+        done = await trio.run_process(
+            removal.argv, env=launch.env, check=False, stdout=DEVNULL, stderr=DEVNULL
         )
+        return done.returncode == 0
+    return False

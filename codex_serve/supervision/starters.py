@@ -12,21 +12,27 @@ from codex_serve.config import Config, Isolation
 from codex_serve.errors import ConfigError, LaunchError
 from codex_serve.launchers import Launch
 from codex_serve.supervision import kernel
+from codex_serve.supervision.capture import capture
 from codex_serve.supervision.child import Starter
 from codex_serve.supervision.pool import open_pool
 from codex_serve.supervision.process_group import ProcessGroupStarter
 
 logger = logging.getLogger(__name__)
 
+TRIAL_S = 10.0
+
 
 @asynccontextmanager
-async def open_starter(config: Config, max_files: int) -> AsyncIterator[Starter]:
+async def open_starter(
+    config: Config, max_files: int, lease_fd: int | None = None
+) -> AsyncIterator[Starter]:
     """Offer the starter that ``config.isolation`` names, for this whole process.
 
     Args:
       config: names it.
       max_files: the soft limit of open files for commands, where it differs
         from this process's own and the starter can set it.
+      lease_fd: a descriptor for the helpers of the starter to hold while they live.
 
     Raises:
       ConfigError: it does not work on this machine. There is no fallback: who
@@ -43,10 +49,15 @@ async def open_starter(config: Config, max_files: int) -> AsyncIterator[Starter]
     try:
         kernel.become_subreaper()
         async with open_pool(
-            config.kill_grace_s, pid_namespace=pid_namespace, max_files=max_files
+            config.kill_grace_s,
+            pid_namespace=pid_namespace,
+            max_files=max_files,
+            lease_fd=lease_fd,
         ) as pool:
             if pid_namespace:
-                await _try(pool)
+                # Where it is refused, this raises.
+                launch = Launch((sys.executable, "-I", "-S", "-c", ""), dict(os.environ))
+                await capture(pool, launch, TRIAL_S)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(pool.reap_orphans)
                 yield pool
@@ -56,14 +67,3 @@ async def open_starter(config: Config, max_files: int) -> AsyncIterator[Starter]
             f"RUN_ISOLATION must be one that works here, not {config.isolation}: "
             f"{group.exceptions[0]}"
         ) from group
-
-
-async def _try(start: Starter) -> None:
-    """Run a command that does nothing. Raises ``LaunchError`` where that is refused."""
-    launch = Launch(argv=(sys.executable, "-I", "-S", "-c", ""), env=dict(os.environ))
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        async with start(launch, (null, null, null), 10.0) as child:
-            await child.wait()
-    finally:
-        os.close(null)

@@ -20,17 +20,17 @@ import time
 from typing import NoReturn
 
 from codex_serve.supervision import kernel, tree, wire
+from codex_serve.supervision.limits import (
+    ATTEMPT_S,
+    ENDING_S,
+    FIRST_INTERVAL_S,
+    GIVE_UP_S,
+    LAST_INTERVAL_S,
+    WATCH_S,
+)
 
 Program = tuple[tuple[bytes, ...], tuple[bytes, ...], dict[bytes, bytes]]
 """The paths to try in turn, the arguments, the environment."""
-
-FIRST_INTERVAL_S = 0.005
-LAST_INTERVAL_S = 0.2
-"""How long between two rounds of killing: longer each time, for what does not
-die (a process that the kernel holds, or that is another user's)."""
-
-CLEANUP_S = 4.0
-"""How long one cleanup command may take."""
 
 LONGEST_WAIT_S = 86_400.0
 
@@ -74,31 +74,43 @@ def supervise(lifeline: socket.socket, *, pid_namespace: bool) -> NoReturn:
         message, fds = wire.receive(lifeline, max_fds=4)
         if message == wire.GONE:
             os._exit(0)
-        if message[0] != wire.START:
-            continue  # a STOP that crossed the end of the command
-        stdin, stdout, stderr, spec_fd = fds
+        if message[0] == wire.STOP:
+            continue  # it crossed the end of the command
         try:
-            paths, argv, env, cleanup = wire.read_spec(spec_fd)
-            start = _start_in_namespace if pid_namespace else _execute
-            leader = start((paths, argv, env), (stdin, stdout, stderr))
+            paths, argv, env, removal = wire.read_spec(fds[-1])
+            if message[0] == wire.START:
+                start = _start_in_namespace if pid_namespace else _execute
+                leader = start((paths, argv, env), (fds[0], fds[1], fds[2]))
         except OSError as error:
             wire.send(lifeline, (wire.FAILED, error.errno or 0))
             continue
         finally:
             for fd in fds:
                 os.close(fd)
-        _, limit_s, grace_s = message
-        status, timed_out, server_gone = _watch(lifeline, wakeup_fd, leader, limit_s, grace_s)
-        for paths, argv in cleanup:
-            _clean_up(wakeup_fd, (paths, argv, env))
+        status, timed_out, server_gone = int(signal.SIGKILL), False, False
+        give_up_s = GIVE_UP_S
+        if message[0] == wire.REMOVE:
+            _, give_up_s = message
+        else:
+            _, limit_s, grace_s = message
+            remover = (*removal[:2], env) if removal is not None and removal[2] else None
+            status, timed_out, server_gone = _watch(
+                lifeline, wakeup_fd, leader, limit_s, grace_s, remover
+            )
+        removed = removal is None or _remove(wakeup_fd, removal, env, status, give_up_s)
         if server_gone:
             os._exit(0)
-        wire.send(lifeline, (wire.CLEAN, status, timed_out))
+        wire.send(lifeline, (wire.CLEAN, status, timed_out, removed))
 
 
 def _watch(
-    lifeline: socket.socket | None, wakeup_fd: int, leader: int, limit_s: float, grace_s: float
-) -> tuple[int | None, bool, bool]:
+    lifeline: socket.socket | None,
+    wakeup_fd: int,
+    leader: int,
+    limit_s: float,
+    grace_s: float,
+    remover: Program | None = None,
+) -> tuple[int, bool, bool]:
     """Watch the tree of ``leader`` until it is gone, ending it when that is due.
 
     Args:
@@ -107,6 +119,7 @@ def _watch(
       leader: the process whose end is the command's.
       limit_s: how long it may run.
       grace_s: how long it may take to end.
+      remover: what ends it in place of SIGTERM, run again and again until it has.
 
     Returns:
       The leader's wait status, whether its time was up, and whether the server
@@ -116,21 +129,28 @@ def _watch(
     kill_at: float | None = None
     timed_out = server_gone = stop = False
     leader_status: int | None = None
+    removing: int | None = None
     deadline = time.monotonic() + limit_s
     interval_s = FIRST_INTERVAL_S
     while True:
         ended, left = tree.reap()
         leader_status = ended.get(leader, leader_status)
+        if removing in ended:
+            removing = None
         if not left:
             break
         now = time.monotonic()
         if leader_status is None and now >= deadline:
             timed_out = True
         if kill_at is None and (leader_status is not None or timed_out or stop):
-            kill_at = now + grace_s
+            kill_at = now + (grace_s if remover is None else ENDING_S)
             ending = tree.Terminator()
         if kill_at is None or ending is None:
             wait_s = min(deadline - now, LONGEST_WAIT_S)
+        elif now < kill_at and remover is not None and leader_status is None:
+            if removing is None:
+                removing = _execute_quietly(remover)
+            wait_s = LAST_INTERVAL_S
         elif now < kill_at:
             ending.ask()
             wait_s = min(kill_at - now, LONGEST_WAIT_S)
@@ -143,16 +163,54 @@ def _watch(
             stop = True
             if message == wire.GONE:
                 server_gone, lifeline = True, None
+    assert leader_status is not None  # it was a child, and there is none left
     return leader_status, timed_out, server_gone
 
 
-def _clean_up(wakeup_fd: int, program: Program) -> None:
-    """Run a program that removes what the run left elsewhere, for ``CLEANUP_S`` at most."""
+def _remove(
+    wakeup_fd: int,
+    removal: wire.Removal,
+    env: dict[bytes, bytes],
+    wait_status: int,
+    give_up_s: float,
+) -> bool:
+    """Remove what a command that is gone has left elsewhere; see ``launchers.Removal``.
+
+    Args:
+      wakeup_fd: see ``open_wakeup``.
+      removal: how.
+      env: the environment for it.
+      wait_status: how the command ended.
+      give_up_s: how long it may fail.
+
+    Returns:
+      Whether nothing is left.
+    """
+    paths, argv, awaited = removal
+    if awaited and wait_status == 0:
+        return True
+    watch_until = time.monotonic()
+    if awaited and os.WIFSIGNALED(wait_status):
+        watch_until += WATCH_S
+    give_up_at = watch_until + give_up_s
+    interval_s = FIRST_INTERVAL_S
+    while True:
+        pid = _execute_quietly((paths, argv, env))
+        gone = pid is not None and _watch(None, wakeup_fd, pid, ATTEMPT_S, 0.0)[0] == 0
+        now = time.monotonic()
+        if (gone and now >= watch_until) or now >= give_up_at:
+            return gone
+        time.sleep(interval_s)
+        interval_s = min(2 * interval_s, LAST_INTERVAL_S)
+
+
+def _execute_quietly(program: Program) -> int | None:
+    """Execute a command that reads and says nothing; ``None`` where that cannot be."""
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
-        _watch(None, wakeup_fd, _execute(program, (null, null, null)), CLEANUP_S, 0.0)
+        return _execute(program, (null, null, null))
     except OSError:
-        pass  # it cannot be executed; there is nobody here who could be told
+        return None
     finally:
         os.close(null)
 

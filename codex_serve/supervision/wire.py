@@ -13,13 +13,13 @@ costs it some 20 KB. The parties run the same Python, so they use ``marshal``.
 | ``(READY, pid)`` | supervisor → server: it waits for a command | |
 | ``(START, limit_s, grace_s)`` | server → supervisor | stdin, stdout, stderr, the spec |
 | ``(STOP,)`` | server → supervisor: end the command | |
+| ``(REMOVE, limit_s)`` | server → supervisor: remove what is left of a command that was killed | the spec |
 | ``(FAILED, errno)`` | supervisor → server: the command could not be executed | |
-| ``(CLEAN, wait_status, timed_out)`` | supervisor → server: the command and all it started are gone | |
+| ``(CLEAN, wait_status, timed_out, removed)`` | supervisor → server: the command and all it started are gone | |
 
-A spec is ``(paths, argv, env, cleanup)``: the first of ``paths`` that can be
-executed is, and each of ``cleanup`` is a ``(paths, argv)`` to be executed once
-the command and all it started are gone. It travels in a memfd, because it can
-be megabytes.
+A spec is ``(paths, argv, env, removal)``: the first of ``paths`` that can be
+executed is. ``removal`` is ``(paths, argv, awaited)`` or ``None``, see
+``launchers.Removal``. It travels in a memfd, because it can be megabytes.
 
 Standard library only: the fork server and its supervisors load it.
 """  # noqa: E501 - a table
@@ -31,11 +31,12 @@ import socket
 from collections.abc import Sequence
 from typing import Any
 
-FORK, ORPHANS_GONE, READY, START, STOP, FAILED, CLEAN = range(7)
+FORK, ORPHANS_GONE, READY, START, STOP, REMOVE, FAILED, CLEAN = range(8)
 
 Message = tuple[Any, ...]
-Command = tuple[tuple[bytes, ...], tuple[bytes, ...]]
-Spec = tuple[tuple[bytes, ...], tuple[bytes, ...], dict[bytes, bytes], tuple[Command, ...]]
+Names = tuple[bytes, ...]
+Removal = tuple[Names, Names, bool]
+Spec = tuple[Names, Names, dict[bytes, bytes], Removal | None]
 
 GONE: Message = ()
 """What is received when the other party is gone."""

@@ -4,16 +4,17 @@ Everything is real but the model. codex and its Node come from npm, each at one 
 (``package.json``); ``test.sh`` installs them and names the folder in ``CODEX_E2E_NODE_MODULES``.
 """
 
+import json
 import os
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from model_stand_in import ModelStandIn, answer_to
+from model_stand_in import StandIn
 from serving import Server, exit_code, text_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -86,6 +87,15 @@ def environment_for(home: Path, node_modules: Path, base_url: str) -> dict[str, 
     }
 
 
+def prompt_of(request: Mapping[str, Any]) -> str:
+    """The text that the user sent last.
+
+    codex puts messages of its own before it, of the user's role too: the last one is the prompt.
+    """
+    from_user = [item for item in request["input"] if item.get("role") == "user"]
+    return "".join(part["text"] for part in from_user[-1]["content"])
+
+
 def codex_run(prompt: str) -> dict[str, Any]:
     return {"cli": "codex", "args": ["exec", "--skip-git-repo-check", "-"], "stdin": prompt}
 
@@ -93,16 +103,19 @@ def codex_run(prompt: str) -> dict[str, Any]:
 def test_the_prompt_reaches_the_model_and_its_answer_comes_back(
     start_server: StartServer, node_modules: Path, tmp_path: Path
 ) -> None:
-    prompt = f"Grüße aus Zürich: repeat nonce-{secrets.token_hex(8)}\nand nothing else.\n"
-    with ModelStandIn() as model:
+    nonce = f"nonce-{secrets.token_hex(8)}"
+    prompt = f"Grüße aus Zürich: repeat {nonce}\nand nothing else.\n"
+    record = tmp_path / "requests.jsonl"
+    with StandIn(("127.0.0.1", 0), record) as model:
         server = start_server(env=environment_for(tmp_path, node_modules, model.base_url))
         status, events = server.post_run(codex_run(prompt))
 
     assert status == 200
     assert exit_code(events) == 0, text_of(events, "stderr")
     # The plugin shows stdout as the answer, so the answer is all that may be there.
-    assert text_of(events, "stdout").strip() == answer_to(prompt)
-    assert model.prompts == [prompt]
+    assert text_of(events, "stdout").strip() == nonce
+    (request,) = record.read_text().splitlines()
+    assert prompt_of(json.loads(json.loads(request)["body"])) == prompt
 
 
 def test_a_model_that_is_down_ends_the_run_with_a_reason(

@@ -1,0 +1,161 @@
+"""Docker mode: every run is a ``docker run`` of one image.
+
+The rule this file guards: nothing that a request holds is read by the docker
+client as an option or as a setting of its own, and no value is on its command
+line but those of the operator.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from codex_serve.config import DockerConfig
+from codex_serve.errors import ApiError
+from codex_serve.launchers import Launch, Removal, RunInfo
+from codex_serve.model import RunRequest
+
+INSTANCE_LABEL = "codex-serve.instance"
+RUN_LABEL = "codex-serve.run"
+EXPIRY_LABEL = "codex-serve.expires"
+"""Seconds since the epoch after which no run can be alive in a container, or ``never``."""
+
+EXPIRY_SLACK_S = 3600.0
+"""For the end of a run, and for clocks that differ."""
+
+_CLIENTS_OWN = re.compile(
+    r"PATH|HOME|TMPDIR|HOSTALIASES|LOCALDOMAIN|RES_OPTIONS"
+    r"|(?i:(ALL|FTP|HTTP|HTTPS|NO)_PROXY)"
+    r"|GO(DEBUG|GC|MAXPROCS|MEMLIMIT|TRACEBACK|COVERDIR)"
+    r"|(BUILDKIT|BUILDX|COMPOSE|DOCKER|DYLD|GLIBC|LD|OTEL|SSH|SSL|XDG)_.*",
+    re.DOTALL,
+)
+"""Variables that the docker client, its runtime or its loader reads."""
+
+_REMOVE = 'docker rm --force --volumes "$0" 2>&1 | grep -qi "no such container"'
+"""``docker rm`` has succeeded only when there is nothing left for it: it reports
+success, or a removal in progress, while the container is still listed."""
+
+
+@dataclass(frozen=True, slots=True)
+class DockerLauncher:
+    """A ``Launcher`` for the containers of one server.
+
+    Attributes:
+      docker: the operator's settings.
+      environ: the server's environment, of which the docker client gets its own part.
+      inherited: variables for every container, unless the request sets them.
+      models: the models that the server lists; ``auto`` is the first real one.
+      instance: the server's id, on every container.
+      timeout_s: the longest that a run may take, or ``None``.
+    """
+
+    docker: DockerConfig
+    environ: Mapping[str, str]
+    inherited: Mapping[str, str]
+    models: Sequence[str]
+    instance: str
+    timeout_s: float | None
+
+    def __call__(self, request: RunRequest, run: RunInfo) -> Launch:
+        """Return the ``docker run`` for ``request``.
+
+        Raises:
+          ApiError: 422 when the request sets a variable that the docker client
+            itself would obey.
+        """
+        for name in request.env:
+            if _CLIENTS_OWN.fullmatch(name):
+                raise ApiError(
+                    422,
+                    "invalid_request",
+                    f"env[{name[:64]!r}] must not be set where runs take place in containers: "
+                    "the docker client would obey it. The server's DOCKER_RUN_ARGS can set it.",
+                )
+        model, args = split_model(request.args)
+        if request.cli != "opencode":  # which takes its model from LITELLM_MODEL only
+            args = request.args
+        if model is None or model == "auto":
+            model = next((name for name in self.models if name != "auto"), None)
+        variables = {
+            **self.inherited,
+            **({"LITELLM_MODEL": model} if model else {}),
+            **request.env,
+            "CLI_PROVIDER_NAME": request.cli,
+        }
+        name = container_name(self.instance, run)
+        return Launch(
+            argv=(
+                *("docker", "run", *_defaults(self.docker), *self.docker.run_args),
+                *("--rm", "-i", "--detach=false", f"--name={name}"),
+                *(f"--label={label}" for label in self._labels(run)),
+                *(f"--env={variable}" for variable in variables),
+                *(self.docker.image, request.cli, *args),
+            ),
+            env={**client_environ(self.environ), **variables},
+            removal=Removal(("sh", "-c", _REMOVE, name), awaited=True),
+        )
+
+    def _labels(self, run: RunInfo) -> tuple[str, ...]:
+        expiry = "never"
+        if self.timeout_s is not None:
+            expiry = str(math.ceil(run.started_at + self.timeout_s + EXPIRY_SLACK_S))
+        return (
+            f"{INSTANCE_LABEL}={self.instance}",
+            f"{RUN_LABEL}={run.id}",
+            f"{EXPIRY_LABEL}={expiry}",
+        )
+
+
+def _defaults(docker: DockerConfig) -> list[str]:
+    """Return what ``DOCKER_RUN_ARGS`` can override: of two values the client takes the last."""
+    options = [
+        "--init",  # a CLI that is process 1 would ignore SIGTERM and reap no orphans
+        f"--pull={docker.pull}",
+        f"--memory={docker.memory}",
+        f"--memory-swap={docker.memory}",  # else as much again in swap
+        f"--pids-limit={docker.pids}",
+        f"--cpus={docker.cpus:g}",
+        f"--user={docker.user}",
+        "--cap-drop=ALL",
+        "--security-opt=no-new-privileges",
+        "--log-driver=none",  # else the engine writes every answer to its disk
+    ]
+    if docker.network:
+        options.append(f"--network={docker.network}")
+    if docker.read_only:
+        options += ["--read-only", "--tmpfs=/tmp"]
+    return options
+
+
+def container_name(instance: str, run: RunInfo) -> str:
+    """Return the name of a run's container. Nobody else's: it has two random parts."""
+    return f"codex-serve-{instance}-{run.id}"
+
+
+def client_environ(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what the docker client gets of the server's environment: what it reads."""
+    return {name: value for name, value in environ.items() if _CLIENTS_OWN.fullmatch(name)}
+
+
+def split_model(args: Sequence[str]) -> tuple[str | None, tuple[str, ...]]:
+    """Take the model out of a CLI's arguments.
+
+    ``--model X``, ``--model=X`` and ``-m X`` count, up to ``--``, and the last wins.
+
+    Returns:
+      The model, ``None`` where none is named, and the other arguments.
+    """
+    model: str | None = None
+    rest: list[str] = []
+    waiting = iter(args)
+    for arg in waiting:
+        if arg == "--":
+            rest += [arg, *waiting]
+        elif arg in ("--model", "-m"):
+            model = next(waiting, model)
+        elif arg.startswith("--model="):
+            model = arg.removeprefix("--model=")
+        else:
+            rest.append(arg)
+    return model, tuple(rest)

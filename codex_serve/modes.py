@@ -1,0 +1,97 @@
+"""Which way runs are started: local, through an entrypoint, or in containers."""
+
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from codex_serve import demo
+from codex_serve.config import Config
+from codex_serve.containers import Containers
+from codex_serve.errors import ConfigError
+from codex_serve.launchers import Launcher
+from codex_serve.launchers.docker import DockerLauncher
+from codex_serve.launchers.local import launch_local, launch_through_entrypoint
+from codex_serve.leases import hold_lease
+from codex_serve.registry import Registry
+from codex_serve.run import Explainer, Runner, explain_nothing
+from codex_serve.supervision.starters import open_starter
+
+
+@asynccontextmanager
+async def open_runner(config: Config, max_files: int, registry: Registry) -> AsyncIterator[Runner]:
+    """Offer what runs requests the way that ``config`` asks for, for this whole process.
+
+    Args:
+      config: asks for it.
+      max_files: the soft limit of open files for commands.
+      registry: admits the runs.
+
+    Raises:
+      ConfigError: that way does not work on this machine.
+    """
+    # The tokens are the server's, no command has to know them.
+    environ = {name: value for name, value in os.environ.items() if name != "CODEX_SERVE_TOKEN"}
+    instance = secrets.token_hex(8)
+    launcher = make_launcher(config, environ, instance)
+    explain: Explainer = explain_nothing
+    async with AsyncExitStack() as stack:
+        lease_fd = None
+        if config.docker is not None:
+            folder = Path(config.docker.lease_dir)
+            lease_fd = stack.enter_context(hold_lease(folder, instance))
+        start = await stack.enter_async_context(open_starter(config, max_files, lease_fd))
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        if config.docker is not None:
+            containers = Containers(start, config.docker, environ, instance)
+            explain = containers.explain
+            nursery.start_soon(containers.sweep)
+        yield Runner(launcher, start, explain, registry, config.run_timeout_s)
+        nursery.cancel_scope.cancel()
+
+
+def make_launcher(config: Config, environ: Mapping[str, str], instance: str) -> Launcher:
+    """Return the launcher that ``config`` asks for.
+
+    Args:
+      config: asks for it.
+      environ: the environment of commands.
+      instance: the server's id.
+
+    Raises:
+      ConfigError: what it needs is not on this machine.
+    """
+    if config.docker is not None:
+        if shutil.which("docker", path=environ.get("PATH")) is None:
+            raise ConfigError(
+                "CODEX_DOCKER_IMAGE needs the docker client, and there is no 'docker' on PATH"
+            )
+        return DockerLauncher(
+            docker=config.docker,
+            environ=environ,
+            inherited=config.litellm,
+            models=config.models,
+            instance=instance,
+            timeout_s=config.run_timeout_s,
+        )
+    if config.cli_entrypoint:
+        entrypoint = os.path.abspath(config.cli_entrypoint)
+        if not os.path.isfile(entrypoint) or not os.access(entrypoint, os.X_OK):
+            raise ConfigError(
+                f"CLI_ENTRYPOINT must be a program that can be executed, not {entrypoint!r}"
+            )
+        return partial(
+            launch_through_entrypoint,
+            environ=environ,
+            entrypoint=entrypoint,
+            folder=os.path.abspath(tempfile.gettempdir()),
+        )
+    commands = {"demo": (sys.executable, "-I", str(Path(demo.__file__)))} if config.demo else {}
+    return partial(launch_local, environ=environ, commands=commands)

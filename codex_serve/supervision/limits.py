@@ -1,0 +1,29 @@
+"""How long the steps of removing something may take; see ``launchers.Removal``.
+
+Standard library only: the supervisors load it.
+"""
+
+ENDING_S = 20.0
+"""How long a command that waits for what is removed is left to end by that."""
+
+ATTEMPT_S = 4.0
+"""How long one attempt to remove something may take."""
+
+WATCH_S = 10.0
+"""How long after such a command was killed something may yet appear: an engine
+was seen to create a container 2.3 s after its client was dead."""
+
+GIVE_UP_S = 3.0
+"""How long removing may fail before the run ends without it, for then somebody
+waits to hear what the failure is, such as an engine that cannot be reached."""
+
+GIVE_UP_LATER_S = 20.0
+"""How long it may fail in the background after that: as long as an engine takes
+to restart. What is left then, the next start of a server finds."""
+
+LONGEST_REMOVAL_S = ENDING_S + WATCH_S + GIVE_UP_S + ATTEMPT_S
+
+FIRST_INTERVAL_S = 0.005
+LAST_INTERVAL_S = 0.2
+"""How long between two attempts to kill or to remove: longer each time, for what
+does not die (a process that the kernel holds, or that is another user's)."""

@@ -1,0 +1,75 @@
+"""The whole chain, nothing left out but the model: what the plugin sends goes in, an answer comes.
+
+    our server, in its container → a CLI, in a container beside it → the real LiteLLM proxy
+    → a stand-in for the model, which knows nothing but how to repeat a nonce
+
+``test.sh`` installs LiteLLM and names its command in ``CODEX_E2E_LITELLM``.
+"""
+
+import json
+import os
+import secrets
+from collections.abc import Iterator
+
+import pytest
+
+from chain import CLIS, KEY, MODEL, Chain, chain
+from containers import RUNS_IMAGES, WITH_SOCKET, ContainerServer
+from engine import Mark
+from serving import exit_code, text_of
+
+pytestmark = [*RUNS_IMAGES, pytest.mark.e2e]
+
+
+@pytest.fixture(scope="module")
+def proxy(cli_image: str) -> Iterator[Chain]:
+    """LiteLLM and the stand-in. Without LiteLLM the test is skipped, or fails if required."""
+    litellm = os.environ.get("CODEX_E2E_LITELLM")
+    if not litellm:
+        reason = "CODEX_E2E_LITELLM is unset: it names the command of the LiteLLM proxy"
+        if os.environ.get("REQUIRE_DOCKER") == "1":
+            pytest.fail(f"{reason}, and REQUIRE_DOCKER=1 wants this test to run")
+        pytest.skip(reason)
+    with chain(litellm, image=cli_image) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def mark() -> Iterator[Mark]:
+    mark = Mark()
+    yield mark
+    mark.remove_all()
+
+
+@pytest.fixture(scope="module")
+def server(
+    server_image: str, cli_image: str, proxy: Chain, mark: Mark
+) -> Iterator[ContainerServer]:
+    env = {
+        "CODEX_DOCKER_IMAGE": cli_image,
+        "CLI_LIST": ",".join(CLIS),
+        "MODEL_LIST": f"auto,{MODEL}",
+        "LITELLM_BASE_URL": proxy.base_url,
+        "LITELLM_API_KEY": KEY,
+        "DOCKER_RUN_ARGS": mark.option,
+    }
+    with ContainerServer(server_image, [WITH_SOCKET], env) as server:
+        yield server
+
+
+@pytest.mark.parametrize("args", [[], ["--model", MODEL]], ids=["no model", "a model"])
+@pytest.mark.parametrize("cli", CLIS)
+def test_what_the_plugin_sends_is_answered(
+    server: ContainerServer, proxy: Chain, mark: Mark, cli: str, args: list[str]
+) -> None:
+    proxy.record.write_text("")
+    nonce = f"nonce-{secrets.token_hex(8)}"
+    prompt = f"Grüße aus Zürich: repeat this and nothing else: {nonce}\n"
+    status, events = server.post_run({"cli": cli, "stdin": prompt, "args": args})
+    assert mark.containers() == []
+    assert status == 200
+    assert exit_code(events) == 0, text_of(events, "stderr")
+    # The plugin shows stdout as the answer, so the answer is all that may be there.
+    assert text_of(events, "stdout").strip() == nonce
+    requests = [json.loads(line) for line in proxy.record.read_text().splitlines()]
+    assert {json.loads(request["body"])["model"] for request in requests} == {MODEL}

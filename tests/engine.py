@@ -1,0 +1,52 @@
+"""The container engine, seen by tests."""
+
+import os
+import secrets
+import subprocess
+
+import pytest
+
+BASE_IMAGE = os.environ.get("PYTHON_IMAGE") or "python:3.13-slim"
+"""An image that tests run commands in: it has ``sh`` and ``python3`` and no entrypoint."""
+
+
+def docker(*args: str) -> str:
+    """Call the docker client; return what it says."""
+    done = subprocess.run(["docker", *args], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def engine_answers() -> bool:
+    try:
+        return subprocess.run(["docker", "info"], capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+NEEDS_ENGINE = [
+    pytest.mark.docker,
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        os.environ.get("REQUIRE_DOCKER") != "1" and not engine_answers(),
+        reason="no Docker engine answers",
+    ),
+]
+
+
+class Mark:
+    """A label of one test's own, by which its containers are found, in whatever state."""
+
+    def __init__(self) -> None:
+        self.label = f"codex-serve-test={secrets.token_hex(8)}"
+        self.option = f"--label={self.label}"
+
+    def containers(self) -> list[str]:
+        return docker("ps", "--all", "--quiet", f"--filter=label={self.label}").split()
+
+    def remove_all(self) -> None:
+        """Remove what a negative control has left, or a test that failed."""
+        if left := self.containers():
+            subprocess.run(
+                ["docker", "rm", "--force", "--volumes", *left], capture_output=True, check=False
+            )
