@@ -12,7 +12,7 @@ from contextlib import ExitStack
 import clients
 import servers
 from clients import Client
-from measuring import Curve, Results, cpu_s, main, memory_mb
+from measuring import Curve, Results, cpu_ms, main, memory_mb
 from servers import Listening
 from throughput import LINE, file_of
 
@@ -37,13 +37,9 @@ def output(server: Listening) -> Iterator[Curve]:
         name = stack.enter_context(file_of(LINE, 1_000_000))
         client = stack.enter_context(Client(server.port))
         for megabytes in MEGABYTES:
-            before = cpu_s(server.pid)
-            # The clock of processor time ticks a hundred times a second.
-            repeats = max(1, 100 // megabytes)
-            for _ in range(repeats):
-                client.discard(clients.run("cat", *[name] * megabytes))
-            used = cpu_s(server.pid) - before
-            cpu.append((float(megabytes), used / repeats / megabytes * 1000))
+            before = cpu_ms(server.pid)
+            client.discard(clients.run("cat", *[name] * megabytes))
+            cpu.append((float(megabytes), (cpu_ms(server.pid) - before) / megabytes))
             memory.append((float(megabytes), memory_mb(server.pid, without="cat")))
     yield Curve("memory after a run with so much output", "MB of output", "MB", memory)
     yield Curve("processor time of a megabyte", "MB of output", "ms", cpu)
@@ -56,20 +52,19 @@ def runs(server: Listening) -> Iterator[Curve]:
     request = clients.run("true")
     with Client(server.port) as client:
         for count in RUNS:
-            before = sum(map(cpu_s, (server.pid, *helpers(server))))
-            repeats = max(1, 100 // count)
-            for _ in range(repeats * count):
+            before = sum(map(cpu_ms, (server.pid, *helpers(server))))
+            for _ in range(count - done):
                 client.exchange(request)
-            used = sum(map(cpu_s, (server.pid, *helpers(server)))) - before
-            done += repeats * count
-            cpu.append((float(count), used / repeats / count * 1000))
-            memory.append((float(done), memory_mb(server.pid, without="true")))
-    yield Curve("memory after so many runs", "runs so far", "MB", memory)
-    yield Curve("processor time of a run", "runs in a row", "ms", cpu)
+            used = sum(map(cpu_ms, (server.pid, *helpers(server)))) - before
+            cpu.append((float(count), used / (count - done)))
+            memory.append((float(count), memory_mb(server.pid, without="true")))
+            done = count
+    yield Curve("memory after so many runs", "runs", "MB", memory)
+    yield Curve("processor time of a run", "runs", "ms", cpu)
 
 
 def live(server: Listening) -> Iterator[Curve]:
-    """More and more live runs."""
+    """More and more live runs, with what each adds."""
     before = memory_mb(server.pid)
     memory = []
     with ExitStack() as stack:
@@ -93,12 +88,13 @@ def live(server: Listening) -> Iterator[Curve]:
 
 
 def measure() -> Results:
-    with servers.ours() as server, Client(server.port) as client:
-        for _ in range(WARM_UP):
-            client.exchange(clients.run("true"))
-        curves = [*output(server), *runs(server)]
-    with servers.ours() as server:
-        return Results(curves=[*curves, *live(server)])
+    curves: list[Curve] = []
+    for draw in (output, runs, live):
+        with servers.ours() as server, Client(server.port) as client:
+            for _ in range(WARM_UP):
+                client.exchange(clients.run("cat", stdin=LINE.decode()))
+            curves += draw(server)
+    return Results(curves=curves)
 
 
 if __name__ == "__main__":
