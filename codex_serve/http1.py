@@ -213,6 +213,7 @@ class Http1:
                         body.append(bytes(event.data))
                     case h11.EndOfMessage():
                         await self._put(body, more=False)
+                        await self._let_it_answer()
                     case _ if body:
                         await self._put(body, more=True)
                     case _:  # nothing more for now
@@ -228,6 +229,16 @@ class Http1:
         body.clear()
         if self._stream is not None:
             await self._stream.app_put({"type": "http.request", "body": data, "more_body": more})
+
+    async def _let_it_answer(self) -> None:
+        """Let the application's task run up to where it waits.
+
+        Whoever reads on looks at an empty socket first; behind the answer that
+        costs nobody time, before it a tenth of ``GET /models``. It takes two turns,
+        as the tasks of one turn run in any order.
+        """
+        for _ in range(2):
+            await trio.lowlevel.checkpoint()
 
     async def _open(self, request: h11.Request) -> None:
         """Start the application on a request."""
