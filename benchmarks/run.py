@@ -96,7 +96,7 @@ def main() -> None:
     curves = [curve for each in measured for curve in each.results.curves]
     loads = [load for each in measured for load in each.load]
     machine = (
-        f"{os.cpu_count()} processors ({platform.machine()}), Linux {platform.release()}, "
+        f"{os.cpu_count()} processors ({platform.machine()}), Linux {platform.release().partition('-')[0]}, "
         f"Python {platform.python_version()}, {datetime.now(UTC):%Y-%m-%d}; "
         f"load average {min(loads):.1f} to {max(loads):.1f}"
     )
