@@ -2,7 +2,7 @@
 
     python benchmarks/run.py
 
-Writes ``benchmarks/results.md`` and ``docs/benchmarks.svg``. Takes about seven
+Writes ``benchmarks/results.md`` and ``docs/benchmarks.svg``. Takes about four
 minutes. Needs ``pip install -r benchmarks/peers/requirements.txt``; webhook and
 websocketd, which Debian has, are measured where they are installed.
 """
@@ -95,8 +95,9 @@ def main() -> None:
     rows = [row for each in measured for row in each.results.rows]
     curves = [curve for each in measured for curve in each.results.curves]
     loads = [load for each in measured for load in each.load]
+    kernel, _, _ = platform.release().partition("-")
     machine = (
-        f"{os.cpu_count()} processors ({platform.machine()}), Linux {platform.release().partition('-')[0]}, "
+        f"{os.cpu_count()} processors ({platform.machine()}), Linux {kernel}, "
         f"Python {platform.python_version()}, {datetime.now(UTC):%Y-%m-%d}; "
         f"load average {min(loads):.1f} to {max(loads):.1f}"
     )

@@ -19,7 +19,7 @@ PIPE_BYTES = 65_536
 
 BULK_PIPE_BYTES = 262_144
 """What a pipe gets that has shown to carry much: fewer turns of writer and
-reader, for 1.4 times the throughput at least. Not all get it, because the
+reader, for 1.3 to 1.6 times the throughput. Not all get it, because the
 kernel bounds what the pipes of a user take together (64 MiB)."""
 
 
