@@ -12,7 +12,7 @@ from codex_serve.errors import ApiError
 from codex_serve.events import encode_error
 from codex_serve.model import decode_run_request
 from codex_serve.run import Runner
-from codex_serve.streaming import ProducedBody
+from codex_serve.streaming import Exchange, ProducedResponse, PullingRequest
 
 logger = logging.getLogger(__name__)
 
@@ -25,9 +25,10 @@ _STREAM_HEADERS = {
 def create_app(config: Config, runner: Runner) -> QuartTrio:
     """Return the application that answers for ``runner``."""
     app = QuartTrio("codex_serve", static_folder=None)
+    app.asgi_http_class = Exchange
+    app.request_class = PullingRequest
     app.config["MAX_CONTENT_LENGTH"] = config.max_request_bytes
     app.config["BODY_TIMEOUT"] = config.body_timeout_s
-    app.config["RESPONSE_TIMEOUT"] = None  # Quart's 60 s would cut a stream silently
     app.url_map.merge_slashes = False  # it answers with redirects, which the plugin cannot follow
 
     async def run() -> Response:
@@ -45,19 +46,20 @@ def create_app(config: Config, runner: Runner) -> QuartTrio:
             raise ApiError(
                 400, "unknown_cli", f"'cli' must be one of {known}; not {run_request.cli[:64]!r}."
             )
-        response = Response(
-            ProducedBody(runner.prepare(run_request)),
+        return ProducedResponse(
+            runner.prepare(run_request),
             content_type="application/x-ndjson",
             headers=_STREAM_HEADERS,
         )
-        response.timeout = None
-        return response
+
+    models_json = _encode({"models": config.models, "count": len(config.models)})
+    clis_json = _encode({"clis": config.clis, "count": len(config.clis)})
 
     async def models() -> Response:
-        return _json({"models": config.models, "count": len(config.models)})
+        return Response(models_json, content_type="application/json")
 
     async def clis() -> Response:
-        return _json({"clis": config.clis, "count": len(config.clis)})
+        return Response(clis_json, content_type="application/json")
 
     # //run, which a base URL that ends in a slash gives, arrives here as /run.
     app.add_url_rule("/run", "run", run, methods=["POST"])
@@ -70,8 +72,8 @@ def create_app(config: Config, runner: Runner) -> QuartTrio:
     return app
 
 
-def _json(value: object) -> Response:
-    return Response(msgspec.json.encode(value) + b"\n", content_type="application/json")
+def _encode(value: object) -> bytes:
+    return msgspec.json.encode(value) + b"\n"
 
 
 def _error(status: int, code: str, detail: str) -> Response:

@@ -73,17 +73,19 @@ class TextDecoder:
     def __repr__(self) -> str:
         return f"<TextDecoder carrying {len(self._carry)} bytes>"
 
-    @property
-    def room(self) -> int:
-        """How many bytes may come next so that an event stays within its limit."""
-        return MAX_EVENT_BYTES - len(self._carry)
-
-    def decode(self, data: bytes) -> str:
-        """Return the text that ``data`` completes; may be empty."""
-        data = self._carry + data if self._carry else data
-        text, used = codecs.utf_8_decode(data, "replace", False)
-        self._carry = data[used:]
-        return text
+    def decode(self, data: bytes) -> list[str]:
+        """Return the text that ``data`` completes, cut so that each is for one event."""
+        texts = []
+        start = 0
+        while start < len(data):
+            end = start + MAX_EVENT_BYTES - len(self._carry)
+            piece = self._carry + data[start:end]
+            text, used = codecs.utf_8_decode(piece, "replace", False)
+            self._carry = piece[used:]
+            if text:
+                texts.append(text)
+            start = end
+        return texts
 
     def finish(self) -> str:
         """Return what an unfinished character at the end of the stream becomes."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Protocol
 
 import trio
 
@@ -24,8 +25,23 @@ from codex_serve.supervision.child import Ended, Starter
 
 logger = logging.getLogger(__name__)
 
-EventSender = trio.MemorySendChannel[bytes]
-"""Takes NDJSON lines; its size is zero, so a slow reader holds the pipes back."""
+
+class EventSender(Protocol):
+    """Sends NDJSON lines. Tasks may call it at the same time."""
+
+    async def __call__(self, data: bytes, *, more: bool = True) -> None:
+        """Return when ``data`` has gone out, so that a slow reader holds the pipes back.
+
+        Args:
+          data: lines; or nothing, to tell the client that the run lives.
+          more: whether more lines follow.
+        """
+        ...
+
+
+QUIET_S = 0.005
+"""How long a run may be silent before the client is told that it lives. A
+shorter one is told in one packet, from the head of the response to its end."""
 
 
 Explainer = Callable[[RunInfo, int], Awaitable[str]]
@@ -66,35 +82,32 @@ class Runner:
           request: see ``prepare``, as the next two.
           info: tells the run from others.
           launch: its command.
-          events: closed by us on every path, so that the reader's loop ends.
+          events: takes all events, and with the last that there are no more.
 
         Cancellation:
           Ends the command at once: SIGTERM to all it started, the grace,
           SIGKILL. Returns only when they are gone. Sends nothing more.
         """
-        async with events:
-            with self.registry.admit(request.cli, self.timeout_s) as run:
-                try:
-                    outcome = await _supervise(
-                        run, launch, self.start, request.stdin.encode(), events
-                    )
-                    if outcome.exit_code and not outcome.words:
-                        words = await self.explain(info, outcome.exit_code)
-                        outcome = replace(outcome, words=words)
-                except LaunchError as error:
-                    outcome = _Outcome("not started", error.exit_code, f"{error.reason}\n")
-                except ChildLostError as error:
-                    outcome = _Outcome("lost", SERVER_FAILED, f"{error}\n")
-            # The command's name, its end and its time; never its words.
-            seconds = trio.current_time() - run.started_at
+        with self.registry.admit(request.cli, self.timeout_s) as run:
+            try:
+                outcome = await _supervise(run, launch, self.start, request.stdin.encode(), events)
+                if outcome.exit_code and not outcome.words:
+                    words = await self.explain(info, outcome.exit_code)
+                    outcome = replace(outcome, words=words)
+            except LaunchError as error:
+                outcome = _Outcome("not started", error.exit_code, f"{error.reason}\n")
+            except ChildLostError as error:
+                outcome = _Outcome("lost", SERVER_FAILED, f"{error}\n")
+        seconds = trio.current_time() - run.started_at
+        try:
+            await events(encode_events(*outcome.events), more=False)
+        finally:
+            # The command's name, its end and its time; never its words. After the
+            # last event, which would reach the client 0.1 ms later.
             logger.info(
                 "run of %s %s with %d after %.3f s",
-                run.cli,
-                outcome.reason,
-                outcome.exit_code,
-                seconds,
+                *(run.cli, outcome.reason, outcome.exit_code, seconds),
             )
-            await events.send(encode_events(*outcome.events))
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +147,12 @@ async def _supervise(
                     nursery.start_soon(_feed, stdio, unsent, feeding)
                 try:
                     with run.limit:
-                        ended = await child.wait()
+                        with trio.move_on_after(QUIET_S) as quiet:
+                            ended = await child.wait()
+                        if quiet.cancelled_caught:
+                            # A task, so that the limit does not cut short what is being sent.
+                            nursery.start_soon(events, b"")
+                            ended = await child.wait()
                     if run.limit.cancelled_caught:
                         await child.end()
                 except (LaunchError, ChildLostError) as error:
@@ -180,11 +198,11 @@ async def _pump(
 ) -> None:
     """Send what comes out of ``pipe`` until its end, all that is ready at once."""
     decoder = TextDecoder()
-    while data := await pipe.receive(decoder.room):
-        if text := decoder.decode(data):
-            await events.send(encode_events(event(text)))
+    while data := await pipe.receive():
+        if lines := encode_events(*map(event, decoder.decode(data))):
+            await events(lines)
     if text := decoder.finish():
-        await events.send(encode_events(event(text)))
+        await events(encode_events(event(text)))
 
 
 async def _feed(stdio: Stdio, prompt: memoryview, scope: trio.CancelScope) -> None:

@@ -28,7 +28,8 @@ SAMPLES = st.one_of(
 
 def decode(*pieces: bytes) -> str:
     decoder = TextDecoder()
-    return "".join([*(decoder.decode(piece) for piece in pieces), decoder.finish()])
+    texts = [text for piece in pieces for text in decoder.decode(piece)]
+    return "".join([*texts, decoder.finish()])
 
 
 @given(SAMPLES)
@@ -47,8 +48,8 @@ def test_any_cut_gives_the_same_text(data: bytes, cuts: list[int]) -> None:
 
 def test_only_the_start_of_a_character_is_held_back() -> None:
     decoder = TextDecoder()
-    assert decoder.decode("né".encode()[:-1]) == "n"
-    assert decoder.decode("é€".encode()[1:]) == "é€"
+    assert decoder.decode("né".encode()[:-1]) == ["n"]
+    assert decoder.decode("é€".encode()[1:]) == ["é€"]
 
 
 def test_an_unfinished_character_at_the_end_becomes_a_replacement() -> None:
@@ -56,11 +57,13 @@ def test_an_unfinished_character_at_the_end_becomes_a_replacement() -> None:
 
 
 @pytest.mark.parametrize("carry", [b"", b"\xf0", b"\xf0\x9f\x98"])
-def test_room_keeps_an_event_within_its_limit(carry: bytes) -> None:
+def test_no_text_is_more_than_an_event_carries(carry: bytes) -> None:
     decoder = TextDecoder()
-    assert decoder.decode(carry) == ""
-    assert decoder.room == MAX_EVENT_BYTES - len(carry)
-    assert len(decoder.decode(b"\xff" * decoder.room)) <= MAX_EVENT_BYTES
+    assert decoder.decode(carry) == []
+    data = "€".encode() * MAX_EVENT_BYTES
+    texts = [*decoder.decode(data), decoder.finish()]
+    assert "".join(texts) == (carry + data).decode("utf-8", "replace")
+    assert max(len(text.encode()) for text in texts) <= MAX_EVENT_BYTES + 2  # carry became U+FFFD
 
 
 def test_events_are_one_line_of_json_each() -> None:

@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from codex_serve.pipes import InputPipe, OutputPipe, Stdio
+from codex_serve.pipes import BULK_PIPE_BYTES, PIPE_BYTES, InputPipe, OutputPipe, Stdio
 
 
 async def test_all_that_is_ready_at_once_is_one_piece() -> None:
@@ -14,10 +14,24 @@ async def test_all_that_is_ready_at_once_is_one_piece() -> None:
     pipe = OutputPipe(read_fd)
     for _ in range(100):
         os.write(write_fd, b"token ")
-    assert await pipe.receive(65_536) == b"token " * 100
+    assert await pipe.receive() == b"token " * 100
     os.close(write_fd)
-    assert await pipe.receive(65_536) == b""
+    assert await pipe.receive() == b""
     pipe.close()
+
+
+async def test_a_pipe_that_was_full_holds_more_from_then_on() -> None:
+    read_fd, write_fd = os.pipe()
+    os.set_blocking(write_fd, False)
+    pipe = OutputPipe(read_fd)
+    sizes = []
+    for _ in range(2):
+        size = os.write(write_fd, bytes(1_000_000))
+        assert len(await pipe.receive()) == size
+        sizes.append(size)
+    assert sizes == [PIPE_BYTES, BULK_PIPE_BYTES]
+    pipe.close()
+    os.close(write_fd)
 
 
 async def test_finish_ends_a_wait_though_a_writer_is_left() -> None:
@@ -26,7 +40,7 @@ async def test_finish_ends_a_wait_though_a_writer_is_left() -> None:
     async with trio.open_nursery() as nursery:
 
         async def read() -> None:
-            assert await pipe.receive(10) == b""
+            assert await pipe.receive() == b""
 
         nursery.start_soon(read)
         await trio.testing.wait_all_tasks_blocked()
@@ -40,7 +54,7 @@ async def test_what_was_written_before_the_finish_is_read_after_it() -> None:
     pipe = OutputPipe(read_fd)
     os.write(write_fd, b"last words")
     pipe.finish()
-    assert [await pipe.receive(4) for _ in range(4)] == [b"last", b" wor", b"ds", b""]
+    assert [await pipe.receive() for _ in range(2)] == [b"last words", b""]
     pipe.close()
     os.close(write_fd)
 
