@@ -372,6 +372,26 @@ def test_a_fork_server_that_dies_while_it_forks_costs_no_run(start_server: Start
             assert exit_code(stream.rest()) == 130
 
 
+@pytest.mark.slow
+def test_more_runs_at_once_than_the_fork_server_can_be_asked_for_all_start(
+    start_server: StartServer,
+) -> None:
+    server = start_server(SETTINGS)
+    pid = fork_server(server)
+    os.kill(pid, signal.SIGSTOP)
+    body = b'{"cli": "true"}'
+    head = b"POST /run HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    with ExitStack() as stack:
+        connections = [stack.enter_context(server.connect()) for _ in range(400)]
+        for connection in connections:
+            connection.sendall(head + b"Connection: close\r\nContent-Length: 15\r\n\r\n" + body)
+        assert server.request("GET", "/clis").status == 200  # it has seen all of them
+        os.kill(pid, signal.SIGCONT)
+        for connection in connections:
+            with connection.makefile("rb") as response:
+                assert response.read().endswith(b'{"type":"exit","code":0}\n\r\n0\r\n\r\n')
+
+
 def test_a_supervisor_that_reports_after_its_fork_servers_death_costs_no_run(
     start_server: StartServer,
 ) -> None:

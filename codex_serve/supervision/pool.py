@@ -152,6 +152,7 @@ class SupervisorPool:
         self._trusted: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._up = trio.Event()
+        self._asking = trio.Lock()
         self._fork_server_died = False
         self._orphans: dict[int, trio.Event] = {}
         self._nursery = nursery
@@ -251,17 +252,18 @@ class SupervisorPool:
 
     async def _send_fork(self, lifeline_fd: int) -> socket.socket:
         """Ask the fork server, or the next one where it is dead; return the one asked."""
-        while True:
-            while (control := self._control) is None:
-                await self._up.wait()
-            try:
-                wire.send(control, (wire.FORK,), (lifeline_fd,))
-                return control
-            except BlockingIOError:
-                with suppress(trio.ClosedResourceError):
-                    await trio.lowlevel.wait_writable(control)
-            except OSError:  # it is dead, and its successor not there yet
-                await trio.sleep(RESTART_S)
+        async with self._asking:  # only one task can wait for room in a socket
+            while True:
+                while (control := self._control) is None:
+                    await self._up.wait()
+                try:
+                    wire.send(control, (wire.FORK,), (lifeline_fd,))
+                    return control
+                except BlockingIOError:
+                    with suppress(trio.ClosedResourceError):
+                        await trio.lowlevel.wait_writable(control)
+                except OSError:  # it is dead, and its successor not there yet
+                    await trio.sleep(RESTART_S)
 
     async def keep_fork_server(self) -> None:
         """Run a fork server, and another when that ends. A task of the pool.
