@@ -37,8 +37,7 @@ async def open_runner(config: Config, max_files: int, registry: Registry) -> Asy
     Raises:
       ConfigError: that way does not work on this machine.
     """
-    # The tokens are the server's, no command has to know them.
-    environ = {name: value for name, value in os.environ.items() if name != "CODEX_SERVE_TOKEN"}
+    environ = _environ_for_commands()
     instance = secrets.token_hex(8)
     launcher = make_launcher(config, environ, instance)
     explain: Explainer = explain_nothing
@@ -55,6 +54,18 @@ async def open_runner(config: Config, max_files: int, registry: Registry) -> Asy
             nursery.start_soon(containers.sweep)
         yield Runner(launcher, start, explain, registry, config.run_timeout_s)
         nursery.cancel_scope.cancel()
+
+
+def _environ_for_commands() -> dict[str, str]:
+    """Return this process's environment without the tokens, which no command has to know.
+
+    As UTF-8, whatever the locale, because that is how commands get strings.
+    """
+    pairs = (
+        (name.decode("utf-8", "surrogateescape"), value.decode("utf-8", "surrogateescape"))
+        for name, value in os.environb.items()
+    )
+    return {name: value for name, value in pairs if name != "CODEX_SERVE_TOKEN"}
 
 
 def make_launcher(config: Config, environ: Mapping[str, str], instance: str) -> Launcher:

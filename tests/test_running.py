@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -292,3 +293,17 @@ def test_http_1_0_gets_the_whole_stream_and_the_close(server: Server) -> None:
     lines = answer.partition(b"\r\n\r\n")[2].splitlines()
     assert text_of([json.loads(line) for line in lines], "stdout") == "one\ntwo\n"
     assert json.loads(lines[-1]) == {"type": "exit", "code": 0}
+
+
+@pytest.mark.parametrize(
+    "locale",
+    [{}, {"LC_ALL": "C"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}, {"PYTHONUTF8": "1"}],
+    ids=str,
+)
+def test_bytes_of_the_environment_and_of_arguments_arrive_as_they_are(
+    start_server: StartServer, locale: dict[str, str]
+) -> None:
+    server = start_server({**locale, "ODD": os.fsdecode(b"\xff\xc3\xa4")})
+    script = 'printf %s "$ODD-$1-$THEIRS" | od -An -tx1'
+    events = server.run("sh", "-c", script, "-", "ä", env={"THEIRS": "é"})
+    assert text_of(events, "stdout").replace(" ", "").strip() == "ffc3a42dc3a42dc3a9"

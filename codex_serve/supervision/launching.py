@@ -21,7 +21,7 @@ def candidates(command: str, env: Mapping[str, str]) -> list[str]:
     if "/" in command:
         return [command]
     folders = env.get("PATH", os.defpath).split(os.pathsep)
-    return [os.path.join(folder, command) for folder in folders]
+    return [f"{folder or '.'}/{command}" for folder in folders]
 
 
 def launch_error(launch: Launch, error: OSError) -> LaunchError:

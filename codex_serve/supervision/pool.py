@@ -183,9 +183,12 @@ class SupervisorPool:
         """Send a message about ``launch`` to a supervisor that lives; return that."""
         removal = launch.removal
         spec = (
-            *_encode(launch.argv, launch),
-            {os.fsencode(name): os.fsencode(value) for name, value in launch.env.items()},
-            (*_encode(removal.argv, launch), removal.awaited) if removal else None,
+            tuple(candidates(launch.argv[0], launch.env)),
+            launch.argv,
+            dict(launch.env),
+            (tuple(candidates(removal.argv[0], launch.env)), removal.argv, removal.awaited)
+            if removal
+            else None,
         )
         spec_fd = wire.write_spec(spec)
         try:
@@ -297,7 +300,7 @@ class SupervisorPool:
             boot = [_BOOT, str(root), str(theirs.fileno()), isolation, *map(str, self._lease_fds)]
             # Its standard error is ours: a traceback of its own must reach somebody.
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", *boot],
+                [sys.executable, "-I", "-S", "-X", "utf8", "-c", *boot],
                 pass_fds=[theirs.fileno(), *self._lease_fds],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -420,13 +423,6 @@ async def open_pool(
         pool.give_back(await pool.fork(), reusable=True)
         yield pool
         nursery.cancel_scope.cancel()
-
-
-def _encode(argv: tuple[str, ...], launch: Launch) -> tuple[wire.Names, wire.Names]:
-    return (
-        tuple(map(os.fsencode, candidates(argv[0], launch.env))),
-        tuple(map(os.fsencode, argv)),
-    )
 
 
 async def _receive(sock: socket.socket) -> wire.Message:

@@ -29,7 +29,7 @@ from codex_serve.supervision.limits import (
     WATCH_S,
 )
 
-Program = tuple[tuple[bytes, ...], tuple[bytes, ...], dict[bytes, bytes]]
+Program = tuple[wire.Names, wire.Names, dict[str, str]]
 """The paths to try in turn, the arguments, the environment."""
 
 LONGEST_WAIT_S = 86_400.0
@@ -170,7 +170,7 @@ def _watch(
 def _remove(
     wakeup_fd: int,
     removal: wire.Removal,
-    env: dict[bytes, bytes],
+    env: dict[str, str],
     wait_status: int,
     give_up_s: float,
 ) -> bool:
@@ -234,7 +234,8 @@ def _execute(program: Program, stdio: tuple[int, int, int]) -> int:
     failure = OSError(errno.ENOENT, os.strerror(errno.ENOENT))
     # A look costs microseconds, an attempt that fails costs a process. Where
     # nothing looks right, the attempts tell why.
-    for path in [path for path in paths if os.access(path, os.X_OK)] or paths:
+    first = next((index for index, path in enumerate(paths) if os.access(path, os.X_OK)), 0)
+    for path in paths[first:]:
         try:
             return os.posix_spawn(path, argv, env, file_actions=actions, setsid=True)
         except (FileNotFoundError, NotADirectoryError):

@@ -34,9 +34,9 @@ from typing import Any
 FORK, ORPHANS_GONE, READY, START, STOP, REMOVE, FAILED, CLEAN = range(8)
 
 Message = tuple[Any, ...]
-Names = tuple[bytes, ...]
+Names = tuple[str, ...]
 Removal = tuple[Names, Names, bool]
-Spec = tuple[Names, Names, dict[bytes, bytes], Removal | None]
+Spec = tuple[Names, Names, dict[str, str], Removal | None]
 
 GONE: Message = ()
 """What is received when the other party is gone."""
@@ -84,7 +84,9 @@ def receive(sock: socket.socket, max_fds: int = 0) -> tuple[Message, list[int]]:
 def write_spec(spec: Spec) -> int:
     """Return a memfd that holds ``spec``, to be closed by the caller."""
     fd = os.memfd_create("spec", os.MFD_CLOEXEC)
-    data = memoryview(marshal.dumps(spec))
+    # Later versions of the format intern strings where they are read, in a table that
+    # a supervisor shares.
+    data = memoryview(marshal.dumps(spec, 2))
     while data:
         data = data[os.write(fd, data) :]
     return fd
