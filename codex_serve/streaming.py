@@ -59,7 +59,9 @@ class PulledBody(TrioBody):
     def __await__(self) -> Generator[Any, None, Any]:
         """Take the body in; raise ``RequestEntityTooLarge`` as soon as that is known."""
         yield from self._pull().__await__()
-        return (yield from super().__await__())
+        if self._must_raise is not None:
+            raise self._must_raise
+        return bytes(self._data)  # Quart's own would wait a turn for what is there
 
     async def _pull(self) -> None:
         while self._must_raise is None and not self._complete.is_set():
