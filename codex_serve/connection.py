@@ -19,7 +19,7 @@ from hypercorn.utils import parse_socket_addr
 
 from codex_serve.http1 import AppTasks, Closing, Endpoints, Http1, Link
 
-RECEIVE_BYTES = 65_536
+RECEIVE_BYTES = 262_144
 CLOSE_S = 1.0
 """How long saying goodbye over TLS may take."""
 

@@ -172,6 +172,7 @@ class Http1:
         self._advancing = False
         self._refused = False
         self._unsent = b""
+        self._exchange_over: trio.Event | None = None
 
     def __repr__(self) -> str:
         return f"<Http1 {self._h11.their_state} → {self._h11.our_state}>"
@@ -186,7 +187,13 @@ class Http1:
         self._h11.receive_data(data)
         await self._advance()
         if self._responding and len(self._h11.trailing_data[0]) > MAX_PIPELINED_BYTES:
-            self._link.hang_up(Closing.RESET)
+            if self._h11.our_state is h11.DONE:
+                # The peer may have the end of the response before we know that it
+                # has gone out, and send a long request.
+                self._exchange_over = trio.Event()
+                await self._exchange_over.wait()
+            else:
+                self._link.hang_up(Closing.RESET)
 
     @property
     def unfinished(self) -> bool:
@@ -323,6 +330,8 @@ class Http1:
         else:
             self._h11.start_next_cycle()
             self._link.set_idle(True)
+            if self._exchange_over is not None:
+                self._exchange_over.set()
             if self._h11.trailing_data[0]:
                 self._task_group.spawn(self._advance)
 

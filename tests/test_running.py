@@ -263,6 +263,17 @@ def test_a_connection_serves_one_run_after_the_other(server: Server) -> None:
     assert len(sockets) == 1
 
 
+@pytest.mark.slow
+def test_long_requests_can_follow_a_response_at_once(server: Server) -> None:
+    """Its end may be at the client's before the server takes note of having sent it."""
+    body = json.dumps({"cli": "true", "stdin": "x" * 300_000}).encode()
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    for _ in range(800):
+        connection.request("POST", "/run", body, {"Content-Type": "application/json"})
+        assert connection.getresponse().read() == b'{"type":"exit","code":0}\n'
+    connection.close()
+
+
 def test_many_runs_at_once_do_not_mix(server: Server) -> None:
     with (
         server.stream("cat", stdin="first\n") as first,
