@@ -153,6 +153,24 @@ def test_no_container_is_left(
         } == {}
 
 
+@pytest.mark.parametrize(
+    "event", [time_out, disconnect, terminate_server], ids=lambda event: event.__name__
+)
+def test_no_container_is_left_by_process_groups_either(
+    make_cell: Callable[..., Cell], event: Callable[[Cell], Callable[[], None]]
+) -> None:
+    """Where there are no supervisors, the server does it, as long as it lives."""
+    with ExitStack() as stack:
+        limit = {"RUN_RESPONSE_TIMEOUT_SECONDS": "1"} if event is time_out else {}
+        cell = make_cell(0.3, "codex_serve", RUN_ISOLATION="process-group", **limit)
+        cell.start(stack)
+        event(cell)()
+        wait_until(lambda: not cell.clients(), "the end of the client")
+        wait_until(lambda: not cell.mark.containers(), "the removal")
+        time.sleep(LATER_S)
+        assert cell.mark.containers() == []
+
+
 @pytest.mark.parametrize("event", [disconnect, kill_server], ids=lambda event: event.__name__)
 def test_the_battery_finds_the_containers_that_the_usual_way_leaves(
     make_cell: Callable[..., Cell], event: Callable[[Cell], Callable[[], None]]
