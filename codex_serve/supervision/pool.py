@@ -165,7 +165,8 @@ class SupervisorPool:
         self, launch: Launch, stdio: tuple[int, ...], limit_s: float
     ) -> AsyncIterator[SupervisedChild]:
         """Start ``launch``; see ``Starter``."""
-        supervisor = await self._start(launch, stdio, limit_s)
+        start = (wire.START, limit_s, self.grace_s)
+        supervisor = await self._hand_over(start, launch, stdio)
         child = SupervisedChild(supervisor, launch, self)
         try:
             yield child
@@ -173,9 +174,6 @@ class SupervisorPool:
             with trio.CancelScope(shield=True):
                 await child.end()
             self.give_back(supervisor, reusable=child.over)
-
-    async def _start(self, launch: Launch, stdio: tuple[int, ...], limit_s: float) -> Supervisor:
-        return await self._hand_over((wire.START, limit_s, self.grace_s), launch, stdio)
 
     async def _hand_over(
         self, message: wire.Message, launch: Launch, stdio: tuple[int, ...] = ()

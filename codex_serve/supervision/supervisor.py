@@ -3,7 +3,8 @@
 It is the subreaper of all that the command starts. When the command exits, the
 server says stop, the time limit passes, or the server is gone (the lifeline
 ends), it asks the whole tree to end, kills what is left after the grace, and
-says ``CLEAN`` only when the kernel says that there is no child left.
+says ``CLEAN`` only when the kernel says that there is no child left, and when
+what the command made elsewhere, such as a container, is removed.
 
 After that it has no child, no descriptor and no state of the run, and waits
 for the next: starting a supervisor costs more than starting a command.
