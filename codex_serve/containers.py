@@ -16,12 +16,7 @@ import trio
 from codex_serve.config import DockerConfig
 from codex_serve.errors import SERVER_FAILED, ChildLostError, LaunchError
 from codex_serve.launchers import Launch, RunInfo
-from codex_serve.launchers.docker import (
-    EXPIRY_LABEL,
-    INSTANCE_LABEL,
-    client_environ,
-    container_name,
-)
+from codex_serve.launchers.docker import EXPIRY_LABEL, INSTANCE_LABEL, container_name
 from codex_serve.leases import Leases, take_free_leases
 from codex_serve.supervision.capture import Captured, capture
 from codex_serve.supervision.child import Starter
@@ -83,13 +78,13 @@ class Containers:
     Attributes:
       start: starts the docker client.
       docker: the operator's settings.
-      environ: the server's environment.
+      client_environ: the docker client's own environment.
       instance: the server's id.
     """
 
     start: Starter
     docker: DockerConfig
-    environ: Mapping[str, str]
+    client_environ: Mapping[str, str]
     instance: str
 
     async def explain(self, run: RunInfo, exit_code: int) -> str:
@@ -165,5 +160,5 @@ class Containers:
         return abandoned(parse_listing(listing.stdout), leases, time.time())
 
     async def _ask(self, *args: str) -> Captured:
-        launch = Launch(argv=("docker", *args), env=client_environ(self.environ))
+        launch = Launch(argv=("docker", *args), env=self.client_environ)
         return await capture(self.start, launch, ANSWER_S)

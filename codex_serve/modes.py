@@ -17,7 +17,7 @@ from codex_serve.config import Config
 from codex_serve.containers import Containers
 from codex_serve.errors import ConfigError
 from codex_serve.launchers import Launcher
-from codex_serve.launchers.docker import DockerLauncher
+from codex_serve.launchers.docker import DockerLauncher, client_environ
 from codex_serve.launchers.local import launch_local, launch_through_entrypoint
 from codex_serve.leases import hold_lease
 from codex_serve.registry import Registry
@@ -49,7 +49,7 @@ async def open_runner(config: Config, max_files: int, registry: Registry) -> Asy
         start = await stack.enter_async_context(open_starter(config, max_files, lease_fd))
         nursery = await stack.enter_async_context(trio.open_nursery())
         if config.docker is not None:
-            containers = Containers(start, config.docker, environ, instance)
+            containers = Containers(start, config.docker, client_environ(environ), instance)
             explain = containers.explain
             nursery.start_soon(containers.sweep)
         yield Runner(launcher, start, explain, registry, config.run_timeout_s)
@@ -86,7 +86,7 @@ def make_launcher(config: Config, environ: Mapping[str, str], instance: str) -> 
             )
         return DockerLauncher(
             docker=config.docker,
-            environ=environ,
+            client_environ=client_environ(environ),
             inherited=config.litellm,
             models=config.models,
             instance=instance,

@@ -11,7 +11,7 @@ from codex_serve.config import Config
 from codex_serve.containers import Container, abandoned, parse_listing
 from codex_serve.errors import ApiError
 from codex_serve.launchers import Launch, RunInfo
-from codex_serve.launchers.docker import DockerLauncher, split_model
+from codex_serve.launchers.docker import DockerLauncher, client_environ, split_model
 from codex_serve.leases import Leases
 from codex_serve.model import RunRequest
 from conftest import StartServer
@@ -29,7 +29,7 @@ def launch(request: dict[str, Any], **environ: str) -> Launch:
     assert config.docker is not None
     launcher = DockerLauncher(
         docker=config.docker,
-        environ={**SERVER_ENVIRON, **environ},
+        client_environ=client_environ({**SERVER_ENVIRON, **environ}),
         inherited=config.litellm,
         models=config.models,
         instance="ab12",

@@ -43,7 +43,7 @@ class DockerLauncher:
 
     Attributes:
       docker: the operator's settings.
-      environ: the server's environment, of which the docker client gets its own part.
+      client_environ: the docker client's own environment; see ``client_environ``.
       inherited: variables for every container, unless the request sets them.
       models: the models that the server lists; ``auto`` is the first real one.
       instance: the server's id, on every container.
@@ -51,7 +51,7 @@ class DockerLauncher:
     """
 
     docker: DockerConfig
-    environ: Mapping[str, str]
+    client_environ: Mapping[str, str]
     inherited: Mapping[str, str]
     models: Sequence[str]
     instance: str
@@ -92,7 +92,7 @@ class DockerLauncher:
                 *(f"--env={variable}" for variable in variables),
                 *(self.docker.image, request.cli, *args),
             ),
-            env={**client_environ(self.environ), **variables},
+            env={**self.client_environ, **variables},
             removal=Removal(("sh", "-c", _REMOVE, name), awaited=True),
         )
 
