@@ -8,7 +8,7 @@ drive an async generator instead, which cannot do this. (Trio's reference,
 """
 
 from collections.abc import Awaitable, Callable, Generator
-from typing import Any, Protocol
+from typing import Any
 
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, HTTPResponseStartEvent
 from quart.utils import encode_headers
@@ -18,31 +18,20 @@ from quart_trio.wrappers.request import TrioBody, TrioRequest
 from quart_trio.wrappers.response import TrioResponse
 from werkzeug.wrappers import Response as WerkzeugResponse
 
-
-class Send(Protocol):
-    """Sends a part of a body. Tasks may call it at the same time."""
-
-    async def __call__(self, data: bytes, *, more: bool = True) -> None:
-        """Return when ``data`` has gone out, and the head of the response before it.
-
-        Args:
-          data: may be empty, to send the head where that is still here.
-          more: whether there are more parts; if not, the response ends here.
-        """
-        ...
+from codex_serve.run import EventSender
 
 
 class ProducedResponse(TrioResponse):
     """A response whose body is made while it is sent, by the task that sends it.
 
-    ``produce`` sends the body and its end.
+    ``produce`` sends the body and its end; the head goes with the first of it.
     """
 
     automatically_set_content_length = False
 
     def __init__(
         self,
-        produce: Callable[[Send], Awaitable[None]],
+        produce: Callable[[EventSender], Awaitable[None]],
         *,
         content_type: str,
         headers: dict[str, str],
