@@ -9,7 +9,6 @@ import fcntl
 import os
 from contextlib import suppress
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self
 
 import trio
@@ -56,7 +55,7 @@ class OutputPipe:
         while True:
             try:
                 data = os.read(self._fd, self._size)
-                if len(data) == PIPE_BYTES:
+                if len(data) == self._size == PIPE_BYTES:
                     self._size = _enlarge(self._fd)
                 return data
             except BlockingIOError:
@@ -173,12 +172,7 @@ class Stdio:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close_child_fds()
         self.stdin.close()
         self.stdout.close()
