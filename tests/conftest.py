@@ -8,6 +8,7 @@ import pytest
 
 from codex_serve.supervision.kernel import become_subreaper
 from containers import build
+from engine import Mark
 from serving import Server
 
 StartServer = Callable[..., Server]
@@ -48,6 +49,14 @@ def server() -> Iterator[Server]:
     """A server with default settings, shared by the tests that leave it as it is."""
     with Server(TOOLS) as server:
         yield server
+
+
+@pytest.fixture
+def mark() -> Iterator[Mark]:
+    """A label for the test's containers, which are removed at its end, if there are any."""
+    mark = Mark()
+    yield mark
+    mark.remove_all()
 
 
 @pytest.fixture(scope="session")

@@ -96,13 +96,6 @@ class Project:
 
 
 @pytest.fixture
-def mark() -> Iterator[Mark]:
-    mark = Mark()
-    yield mark
-    mark.remove_all()
-
-
-@pytest.fixture
 def project(tmp_path: Path, mark: Mark) -> Iterator[Project]:
     # A port of nobody, which opencode goes on trying for a minute.
     env = {"DOCKER_RUN_ARGS": mark.option, "LITELLM_BASE_URL": "http://127.0.0.1:9"}

@@ -121,13 +121,6 @@ RUNS_SH = {"CLI_LIST": "sh", "SHUTDOWN_GRACE_SECONDS": "0.1"}
 HANGS = ("sh", "-c", "echo ready; exec sleep 600")
 
 
-@pytest.fixture
-def mark() -> Iterator[Mark]:
-    mark = Mark()
-    yield mark
-    mark.remove_all()
-
-
 def test_sigterm_ends_runs_and_stops_the_server_with_exit_0(server_image: str, mark: Mark) -> None:
     env = {**RUNS_SH, "DOCKER_RUN_ARGS": mark.option, "CODEX_DOCKER_IMAGE": server_image}
     with (
