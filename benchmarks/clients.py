@@ -8,7 +8,6 @@ import selectors
 import socket
 import time
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any, Self
 
 RECEIVE_BYTES = 1024 * 1024
@@ -54,12 +53,7 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.sock.close()
 
     def exchange(self, request: bytes) -> bytes:

@@ -10,7 +10,6 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -65,7 +64,7 @@ class ContainerServer(Server):
         )
         self._pid = int(docker("inspect", "--format={{.State.Pid}}", self.name))
 
-    def __exit__(self, *exc_info: Any) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         """Stop the server, and remove its container if it does not stop."""
         try:
             super().__exit__(*exc_info)
