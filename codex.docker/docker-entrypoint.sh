@@ -177,6 +177,7 @@ enabled = false
 plugins = false
 apps = false
 remote_plugin = false
+# With this one on, codex tries for ever to reach a model that is down.
 unbounded_connection_retries = false
 
 [model_providers.litellm]

@@ -21,31 +21,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 StartServer = Callable[..., Server]
 
-CONFIG = """\
-model_provider = "litellm"
-check_for_update_on_startup = false
-
-[analytics]
-enabled = false
-
-[feedback]
-enabled = false
-
-[features]
-plugins = false
-apps = false
-remote_plugin = false
-# With this one on, codex tries for ever to reach a model that is down.
-unbounded_connection_retries = false
-
-[model_providers.litellm]
-name = "LiteLLM"
-base_url = "{base_url}"
-env_key = "LITELLM_API_KEY"
-wire_api = "responses"
-request_max_retries = 2
-stream_max_retries = 2
-"""
+ENTRYPOINT = Path(__file__).parents[2] / "codex.docker" / "docker-entrypoint.sh"
 
 
 @pytest.fixture
@@ -61,14 +37,11 @@ def node_modules() -> Path:
 
 
 def environment_for(home: Path, node_modules: Path, base_url: str) -> dict[str, str]:
-    """Give codex a home of its own, and return the environment of a server that runs it there.
+    """Return the environment of a server that runs codex through the entrypoint.
 
-    Neither the user's files nor the user's settings have a part in the test: both homes are
-    below ``home``, and the way to the model goes through no proxy.
+    Neither the user's files nor the user's settings have a part in the test: ``home`` is empty,
+    codex has another of the run's own, and the way to the model goes through no proxy.
     """
-    codex_home = home / ".codex"
-    codex_home.mkdir()
-    (codex_home / "config.toml").write_text(CONFIG.format(base_url=base_url), encoding="utf-8")
     # codex starts with "#!/usr/bin/env node", so the pinned Node has to come first on PATH too.
     # npm before 11 puts no link to it into .bin, because two packages of the lock file claim it.
     folders = [node_modules / ".bin", *node_modules.glob("node-linux-*/bin")]
@@ -79,9 +52,10 @@ def environment_for(home: Path, node_modules: Path, base_url: str) -> dict[str, 
     path = os.pathsep.join([*map(str, folders), os.environ.get("PATH", os.defpath)])
     return {
         "CLI_LIST": "codex",
+        "CLI_ENTRYPOINT": str(ENTRYPOINT),
         "HOME": str(home),
-        "CODEX_HOME": str(codex_home),
         "PATH": path,
+        "LITELLM_BASE_URL": base_url,
         "LITELLM_API_KEY": "any-key-will-do",
         "NO_PROXY": "127.0.0.1",
     }
