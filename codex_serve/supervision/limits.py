@@ -23,6 +23,21 @@ to restart. What is left then, the next start of a server finds."""
 
 LONGEST_REMOVAL_S = ENDING_S + WATCH_S + GIVE_UP_S + ATTEMPT_S
 
+
+def watch_s(returncode: int, *, awaited: bool) -> float | None:
+    """Return how long to look for what a command that is gone may have left.
+
+    ``None`` where nothing can be left. At least one look is needed otherwise.
+
+    Args:
+      returncode: the command's exit code, or ``-n`` when signal n ended it.
+      awaited: whether it was to wait for what is removed.
+    """
+    if awaited and returncode == 0:
+        return None
+    return WATCH_S if awaited and returncode < 0 else 0.0
+
+
 FIRST_INTERVAL_S = 0.005
 LAST_INTERVAL_S = 0.2
 """How long between two attempts to kill or to remove: longer each time, for what

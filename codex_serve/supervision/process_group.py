@@ -21,7 +21,7 @@ from codex_serve.supervision.limits import (
     ENDING_S,
     GIVE_UP_S,
     LAST_INTERVAL_S,
-    WATCH_S,
+    watch_s,
 )
 
 logger = logging.getLogger(__name__)
@@ -77,11 +77,13 @@ class GroupedChild:
     async def remove_rest(self) -> None:
         """Remove what the command has left elsewhere; see ``launchers.Removal``."""
         removal = self._launch.removal
-        if removal is None or (removal.awaited and self._process.returncode == 0):
+        if removal is None:
             return
-        watch_until = trio.current_time()
-        if removal.awaited and (self._process.returncode or 0) < 0:
-            watch_until += WATCH_S
+        assert self._process.returncode is not None  # it has been ended
+        to_watch_s = watch_s(self._process.returncode, awaited=removal.awaited)
+        if to_watch_s is None:
+            return
+        watch_until = trio.current_time() + to_watch_s
         with trio.move_on_at(watch_until + GIVE_UP_S):
             while True:
                 gone = await _attempt(removal, self._launch)

@@ -27,7 +27,7 @@ from codex_serve.supervision.limits import (
     FIRST_INTERVAL_S,
     GIVE_UP_S,
     LAST_INTERVAL_S,
-    WATCH_S,
+    watch_s,
 )
 
 Program = tuple[wire.Names, wire.Names, dict[str, str]]
@@ -188,11 +188,10 @@ def _remove(
       Whether nothing is left.
     """
     paths, argv, awaited = removal
-    if awaited and wait_status == 0:
+    to_watch_s = watch_s(os.waitstatus_to_exitcode(wait_status), awaited=awaited)
+    if to_watch_s is None:
         return True
-    watch_until = time.monotonic()
-    if awaited and os.WIFSIGNALED(wait_status):
-        watch_until += WATCH_S
+    watch_until = time.monotonic() + to_watch_s
     give_up_at = watch_until + give_up_s
     interval_s = FIRST_INTERVAL_S
     while True:
