@@ -49,8 +49,8 @@ def measure() -> Results:
         (f"{RUNS} runs at once, each", "ms", 5, times),
         (f"{RUNS} runs at once, each", "MB", 1, memory),
     ):
-        ours = figures.pop("ours")
-        rows.append(Row(what, unit, f"≤ {limit}", ours.median <= limit, ours, figures))
+        holds = figures["ours"].median <= limit
+        rows.append(Row(what, unit, f"≤ {limit}", holds, figures))
     return Results(rows)
 
 

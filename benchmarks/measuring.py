@@ -54,8 +54,7 @@ class Row:
       unit: of all figures.
       goal: what must hold, in words.
       holds: whether it did.
-      ours: the figures of this server.
-      others: those of the peers and of the limit, by name.
+      figures: those of this server, as ``ours``, of the peers and of the limit, by name.
       more_is_better: as for a throughput; else less is.
     """
 
@@ -63,9 +62,18 @@ class Row:
     unit: str
     goal: str
     holds: bool
-    ours: Figures
-    others: dict[str, Figures] = field(default_factory=dict)
+    figures: dict[str, Figures]
     more_is_better: bool = False
+
+    @property
+    def ours(self) -> Figures:
+        """The figures of this server."""
+        return self.figures["ours"]
+
+    @property
+    def others(self) -> dict[str, Figures]:
+        """The figures of all the others."""
+        return {name: figures for name, figures in self.figures.items() if name != "ours"}
 
     def __str__(self) -> str:
         others = "".join(f"; {name} {figures}" for name, figures in self.others.items())
@@ -111,13 +119,7 @@ def main(measure: Callable[[], Results]) -> None:
 def read_results(data: dict[str, Any]) -> Results:
     """Return what ``main`` has written as JSON."""
     rows = [
-        Row(
-            **{
-                **row,
-                "ours": Figures(**row["ours"]),
-                "others": {name: Figures(**other) for name, other in row["others"].items()},
-            }
-        )
+        Row(**{**row, "figures": {name: Figures(**each) for name, each in row["figures"].items()}})
         for row in data["rows"]
     ]
     return Results(rows, [Curve(**curve) for curve in data["curves"]])

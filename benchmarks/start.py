@@ -34,11 +34,10 @@ def measure() -> Results:
         found["FastAPI"].append(start(servers.fastapi))
     times = {name: Figures.of([s for s, _ in pairs]) for name, pairs in found.items()}
     memory = {name: Figures.of([mb for _, mb in pairs]) for name, pairs in found.items()}
-    seconds, megabytes = times.pop("ours"), memory.pop("ours")
     return Results(
         [
-            Row("start to first answer", "s", "< 0.5", seconds.median < 0.5, seconds, times),
-            Row("idle memory", "MB", "< 60", megabytes.median < 60, megabytes, memory),
+            Row("start to first answer", "s", "< 0.5", times["ours"].median < 0.5, times),
+            Row("idle memory", "MB", "< 60", memory["ours"].median < 60, memory),
         ]
     )
 
