@@ -228,7 +228,9 @@ def test_the_next_start_removes_what_a_dead_server_left_and_nothing_else(
         wait_until(lambda: len(list(here.glob("*.lease"))) == 2, "the removal of its lease")
         assert len(living.containers()) == 2
         assert len(stranger.containers()) == 1
-        assert any("a dead server left" in line for line in server.log)
+        wait_until(
+            lambda: any("a dead server left" in line for line in server.log), "the log of it"
+        )
 
 
 def test_what_has_expired_is_removed_only_if_its_server_is_not_known_to_live(

@@ -291,6 +291,8 @@ def test_the_prompt_and_the_environment_stay_out_of_the_log(start_server: StartS
     server.run("sh", "-c", f": {secret}", stdin=secret, env={"TOKEN": secret})
     server.run("no-such-cli", secret, stdin=secret, env={"TOKEN": secret})
     server.post({"cli": "sh", "stdin": secret, "env": {"A=B": secret}})
+    server.run("true")
+    wait_until(lambda: any("run of true" in line for line in server.log), "the end of the log")
     assert any("run of sh" in line for line in server.log)
     assert not any(secret in line for line in server.log)
 
