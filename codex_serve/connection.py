@@ -5,6 +5,7 @@ write that does not finish in time, a deadline and our own closing are all the
 same thing, a cancel of that nursery; and what a request started ends with it.
 """
 
+import os
 import socket
 import ssl
 import struct
@@ -138,21 +139,37 @@ class Connection:
 
     async def _send(self, data: bytes) -> None:
         """Write ``data``; where that fails or takes too long, the connection ends."""
-        # Not ``async with``: that lets other tasks run first, at some 30 µs a write.
-        try:
-            self._sending.acquire_nowait()
-        except trio.WouldBlock:
-            await self._sending.acquire()
-        try:
-            with trio.move_on_after(self._limits.write_timeout_s):
-                await self._stream.send_all(data)
-                return
+        await trio.lowlevel.checkpoint_if_cancelled()  # what is over says nothing more
+        if rest := self._send_at_once(data):
+            await self._send_all(rest)
+        await trio.lowlevel.checkpoint()  # others have their turn; raises Cancelled
+
+    def _send_at_once(self, data: bytes) -> memoryview:
+        """Write what can go out without waiting, and return the rest.
+
+        That is nearly always all, and spares the lock, the time limit and trio's
+        checks: a tenth of ``GET /models``.
+        """
+        rest = memoryview(data)
+        if self._stream is self._transport and not self._sending.locked():
+            try:
+                rest = rest[os.write(self._transport.socket.fileno(), rest) :]
+            except BlockingIOError:
+                pass
+            except OSError:
+                self._hang_up(Closing.RESET)
+                return memoryview(b"")
+        return rest
+
+    async def _send_all(self, data: memoryview) -> None:
+        async with self._sending:
+            try:
+                with trio.move_on_after(self._limits.write_timeout_s):
+                    await self._stream.send_all(data)
+                    return
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                pass
             self._hang_up(Closing.RESET)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            self._hang_up(Closing.RESET)
-        finally:
-            self._sending.release()
-        await trio.lowlevel.checkpoint()  # raises Cancelled
 
     def _set_idle(self, idle: bool) -> None:
         self._idle = idle

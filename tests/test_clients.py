@@ -304,6 +304,24 @@ def test_a_body_that_drips_is_408(start_server: StartServer, length: bytes, piec
     wait_free(server, before)
 
 
+def test_a_body_that_no_view_takes_does_not_hold_up_the_connection(
+    start_server: StartServer,
+) -> None:
+    """Its end may come before the answer has gone out, and then the connection goes on."""
+    server = start_server({"HEADER_TIMEOUT_SECONDS": "1000"})
+    went_on = 0
+    for _ in range(100):
+        with server.connect() as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.sendall(b"POST /models HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n ")
+            connection.sendall(b" ")
+            answer = answer_to(connection)
+            check_error(answer, 405, "method_not_allowed")
+            if "Connection" not in answer.headers:
+                went_on += ask(connection) == 200
+    assert went_on > 0
+
+
 @pytest.mark.slow
 def test_a_body_that_goes_on_after_its_answer_is_cut_off(start_server: StartServer) -> None:
     """For a while it is taken in, so that the client can read what was said."""
