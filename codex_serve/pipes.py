@@ -57,6 +57,8 @@ class OutputPipe:
                 data = os.read(self._fd, self._size)
                 if len(data) == self._size == PIPE_BYTES:
                     self._size = _enlarge(self._fd)
+                if not data:
+                    self._finished = True
                 return data
             except BlockingIOError:
                 if self._finished:
@@ -70,8 +72,9 @@ class OutputPipe:
         A process that is not the run's may still hold the writing end; without
         this the reader would wait for it.
         """
-        self._finished = True
-        trio.lowlevel.notify_closing(self._fd)
+        if not self._finished:
+            self._finished = True
+            trio.lowlevel.notify_closing(self._fd)
 
     def close(self) -> None:
         """Close the descriptor. Nobody may be waiting in ``receive``."""

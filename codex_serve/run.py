@@ -27,10 +27,20 @@ logger = logging.getLogger(__name__)
 
 
 class EventSender(Protocol):
-    """Sends NDJSON lines. Tasks may call it at the same time."""
+    """Sends NDJSON lines."""
 
-    async def __call__(self, data: bytes, *, more: bool = True) -> None:
+    async def begin(self) -> None:
+        """Make what goes before the first event, where ``send`` has not done it.
+
+        It takes time, so it is done while the command starts. It goes out with
+        the first event.
+        """
+        ...
+
+    async def send(self, data: bytes, *, more: bool = True) -> None:
         """Return when ``data`` has gone out, so that a slow reader holds the pipes back.
+
+        Tasks may call it at the same time.
 
         Args:
           data: lines; or nothing, to tell the client that the run lives.
@@ -100,7 +110,7 @@ class Runner:
                 outcome = _Outcome("lost", SERVER_FAILED, f"{error}\n")
         seconds = trio.current_time() - run.started_at
         try:
-            await events(encode_events(*outcome.events), more=False)
+            await events.send(encode_events(*outcome.events), more=False)
         finally:
             # The command's name, its end and its time; never its words. After the
             # last event, which would reach the client 0.1 ms later.
@@ -139,11 +149,12 @@ async def _supervise(
         unsent = stdio.stdin.send_at_once(memoryview(prompt))
         async with start(launch, stdio.child_fds, run.seconds_left) as child:
             stdio.close_child_fds()
+            await events.begin()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_pump, stdio.stdout, Stdout, events)
                 nursery.start_soon(_pump, stdio.stderr, Stderr, events)
-                feeding = trio.CancelScope()
-                if unsent:
+                feeding = trio.CancelScope() if unsent else None
+                if feeding:
                     nursery.start_soon(_feed, stdio, unsent, feeding)
                 try:
                     with run.limit:
@@ -151,13 +162,14 @@ async def _supervise(
                             ended = await child.wait()
                         if quiet.cancelled_caught:
                             # A task, so that the limit does not cut short what is being sent.
-                            nursery.start_soon(events, b"")
+                            nursery.start_soon(events.send, b"")
                             ended = await child.wait()
                     if run.limit.cancelled_caught:
                         await child.end()
                 except (LaunchError, ChildLostError) as error:
                     failure = error  # raised outside the nursery, to leave unwrapped
-                feeding.cancel()
+                if feeding:
+                    feeding.cancel()
                 stdio.stdout.finish()
                 stdio.stderr.finish()
     if failure is not None:
@@ -200,9 +212,9 @@ async def _pump(
     decoder = TextDecoder()
     while data := await pipe.receive():
         if lines := encode_events(*map(event, decoder.decode(data))):
-            await events(lines)
+            await events.send(lines)
     if text := decoder.finish():
-        await events(encode_events(event(text)))
+        await events.send(encode_events(event(text)))
 
 
 async def _feed(stdio: Stdio, prompt: memoryview, scope: trio.CancelScope) -> None:

@@ -10,7 +10,7 @@ drive an async generator instead, which cannot do this. (Trio's reference,
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
-from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, HTTPResponseStartEvent
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
 from quart.utils import encode_headers
 from quart.wrappers.response import DataBody, Response
 from quart_trio.asgi import TrioASGIHTTPConnection
@@ -89,22 +89,38 @@ class Exchange(TrioASGIHTTPConnection):
     async def _send_response(
         self, send: ASGISendCallable, response: Response | WerkzeugResponse
     ) -> None:
-        async def send_part(data: bytes, *, more: bool = True) -> None:
-            await send({"type": "http.response.body", "body": data, "more_body": more})
-
+        sending = _Sending(response, send)
         if isinstance(response, ProducedResponse):
-            await send(_start(response))
-            await response.produce(send_part)
-        elif isinstance(response.response, DataBody):
-            await send(_start(response))
-            await send_part(response.response.data, more=False)
-        else:  # one that Quart makes by itself, such as that to OPTIONS
-            await super()._send_response(send, response)
+            await response.produce(sending)
+        else:
+            assert isinstance(response.response, DataBody)  # as all that are made of bytes
+            await sending.send(response.response.data, more=False)
 
 
-def _start(response: Response | WerkzeugResponse) -> HTTPResponseStartEvent:
-    return {
-        "type": "http.response.start",
-        "status": response.status_code,
-        "headers": encode_headers(response.headers),
-    }
+class _Sending:
+    """A response that is being sent. See ``EventSender``."""
+
+    def __init__(self, response: Response | WerkzeugResponse, send: ASGISendCallable) -> None:
+        self._response = response
+        self._send = send
+        self._begun = False
+
+    def __repr__(self) -> str:
+        return f"<_Sending {self._response!r}{' begun' if self._begun else ''}>"
+
+    async def begin(self) -> None:
+        """Hand over the head; it goes out with the first of the body."""
+        if not self._begun:
+            self._begun = True
+            await self._send(
+                {
+                    "type": "http.response.start",
+                    "status": self._response.status_code,
+                    "headers": encode_headers(self._response.headers),
+                }
+            )
+
+    async def send(self, data: bytes, *, more: bool = True) -> None:
+        """Send some of the body, the last of it where there is no ``more``."""
+        await self.begin()
+        await self._send({"type": "http.response.body", "body": data, "more_body": more})

@@ -171,8 +171,9 @@ class SupervisorPool:
         try:
             yield child
         finally:
-            with trio.CancelScope(shield=True):
-                await child.end()
+            if not child.over:
+                with trio.CancelScope(shield=True):
+                    await child.end()
             self.give_back(supervisor, reusable=child.over)
 
     async def _hand_over(
