@@ -26,9 +26,11 @@ class Listening:
         self, command: Sequence[str], port: int, env: Mapping[str, str] | None = None
     ) -> None:
         self.port = port
+        # An installed server has its bytecode, so the one of this folder may keep its own.
+        inherited = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
         self._process = subprocess.Popen(
             command,
-            env={**os.environ, **(env or {})},
+            env={**inherited, **(env or {})},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
