@@ -18,7 +18,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper
 from hypercorn.utils import parse_socket_addr
 
-from codex_serve.http1 import AppTasks, Closing, Endpoints, Http1, Link
+from codex_serve.http1 import Closing, Endpoints, Http1, Link, Tasks
 
 RECEIVE_BYTES = 262_144
 CLOSE_S = 1.0
@@ -88,18 +88,18 @@ class Connection:
         try:
             endpoints = self._endpoints()
             with self._scope:
-                async with AppTasks() as task_group:
+                tasks = Tasks()
+                async with tasks:
                     http = Http1(
                         self._app,
                         self._config,
                         self._context,
-                        task_group,
+                        tasks,
                         endpoints,
                         Link(self._send, self._set_idle, self._hang_up),
                     )
                     self._set_idle(True)
-                    await self._receive(http)
-                    self._scope.cancel()
+                    await self._receive(http, tasks)
             if self._closing is Closing.LINGERING:
                 await self._linger()
         except OSError:
@@ -126,16 +126,24 @@ class Connection:
             server=parse_socket_addr(sock.family, sock.getsockname()),
         )
 
-    async def _receive(self, http: Http1) -> None:
-        """Feed what comes to ``http`` until the peer leaves."""
+    async def _receive(self, http: Http1, tasks: Tasks) -> None:
+        """Feed what comes to ``http``; when the peer leaves, the connection ends.
+
+        The task that has read a request answers it, and another one reads on: so
+        no answer has to wait for a task to have its turn.
+        """
         while True:
             try:
                 data = await self._stream.receive_some(RECEIVE_BYTES)
             except trio.BrokenResourceError:
-                return
+                break
             if not data:
+                break
+            if answer := await http.receive(bytes(data)):
+                tasks.spawn(self._receive, http, tasks)
+                await answer()
                 return
-            await http.receive(bytes(data))
+        self._scope.cancel()
 
     async def _send(self, data: bytes) -> None:
         """Write ``data``; where that fails or takes too long, the connection ends."""
