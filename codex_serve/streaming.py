@@ -7,65 +7,74 @@ drive an async generator instead, which cannot do this. (Trio's reference,
 "Cancel scopes and nurseries in async generators", tells why.)
 """
 
-from collections.abc import Awaitable, Callable, Generator
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 
+import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
 from quart.utils import encode_headers
 from quart.wrappers.response import DataBody, Response
 from quart_trio.asgi import TrioASGIHTTPConnection
-from quart_trio.wrappers.request import TrioBody, TrioRequest
-from quart_trio.wrappers.response import TrioResponse
-from werkzeug.wrappers import Response as WerkzeugResponse
+from quart_trio.wrappers.request import TrioRequest
 
+from codex_serve.errors import ApiError
 from codex_serve.run import EventSender
 
+Headers = Sequence[tuple[bytes, bytes]]
 
-class ProducedResponse(TrioResponse):
-    """A response whose body is made while it is sent, by the task that sends it.
 
-    ``produce`` sends the body and its end; the head goes with the first of it.
+@dataclass(frozen=True, slots=True)
+class ProducedResponse:
+    """A response 200 whose body is made while it is sent, by the task that sends it.
+
+    Attributes:
+      headers: those of the response.
+      produce: sends the body and its end.
     """
 
-    automatically_set_content_length = False
-
-    def __init__(
-        self,
-        produce: Callable[[EventSender], Awaitable[None]],
-        *,
-        content_type: str,
-        headers: dict[str, str],
-    ) -> None:
-        super().__init__(content_type=content_type, headers=headers)
-        self.produce = produce
+    headers: Headers
+    produce: Callable[[EventSender], Awaitable[None]]
 
 
-class PulledBody(TrioBody):
-    """A request's body that is taken in by the task that waits for it."""
+class PulledRequest(TrioRequest):
+    """A request whose body is taken in by the task that wants it."""
 
     receive: ASGIReceiveCallable
 
-    def __await__(self) -> Generator[Any, None, Any]:
-        """Take the body in; raise ``RequestEntityTooLarge`` as soon as that is known."""
-        yield from self._pull().__await__()
-        if self._must_raise is not None:
-            raise self._must_raise
-        return bytes(self._data)  # Quart's own would wait a turn for what is there
+    async def read(self, max_bytes: int, limit_s: float) -> bytes:
+        """Take in the body, ``max_bytes`` at most, for ``limit_s`` seconds at most.
 
-    async def _pull(self) -> None:
-        while self._must_raise is None and not self._complete.is_set():
-            message = await self.receive()
-            assert message["type"] == "http.request"  # see Exchange
-            self.append(message["body"])
-            if not message["more_body"]:
-                self.set_complete()
+        Raises:
+          ApiError: 413 ``request_too_large``, as soon as that is known, and 408
+            ``request_timeout``.
+        """
+        body = bytearray()
+        more = True
+        too_large = (self.content_length or 0) > max_bytes
+        with trio.move_on_after(limit_s) as limit:
+            while more and not too_large:
+                message = await self.receive()
+                assert message["type"] == "http.request"  # see Exchange
+                body += message["body"]
+                more = message["more_body"]
+                too_large = len(body) > max_bytes
+        if limit.cancelled_caught:
+            raise ApiError(
+                408,
+                "request_timeout",
+                f"The request body did not arrive within {limit_s:g} s.",
+            )
+        if too_large:
+            raise ApiError(
+                413,
+                "request_too_large",
+                f"The request body must not be larger than {max_bytes} bytes.",
+            )
+        return bytes(body)
 
 
-class PullingRequest(TrioRequest):
-    """A request with such a body."""
-
-    body_class = PulledBody
-    body: PulledBody
+Answer = Response | ProducedResponse
+Answerer = Callable[[PulledRequest], Awaitable[Answer]]
 
 
 class Exchange(TrioASGIHTTPConnection):
@@ -79,34 +88,33 @@ class Exchange(TrioASGIHTTPConnection):
     /models`` costs a sixth less for it.
     """
 
-    async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        """Serve the request."""
-        request = self._create_request_from_scope(send)
-        assert isinstance(request, PullingRequest)
-        request.body.receive = receive
-        await self._send_response(send, await self.app.handle_request(request))
-
-    async def _send_response(
-        self, send: ASGISendCallable, response: Response | WerkzeugResponse
+    async def serve(
+        self, answer: Answerer, receive: ASGIReceiveCallable, send: ASGISendCallable
     ) -> None:
-        sending = _Sending(response, send)
+        """Have the request answered by ``answer``, and send the response."""
+        request = self._create_request_from_scope(send)
+        assert isinstance(request, PulledRequest)
+        request.receive = receive
+        response = await answer(request)
         if isinstance(response, ProducedResponse):
-            await response.produce(sending)
+            await response.produce(_Sending(200, response.headers, send))
         else:
             assert isinstance(response.response, DataBody)  # as all that are made of bytes
+            sending = _Sending(response.status_code, encode_headers(response.headers), send)
             await sending.send(response.response.data, more=False)
 
 
 class _Sending:
     """A response that is being sent. See ``EventSender``."""
 
-    def __init__(self, response: Response | WerkzeugResponse, send: ASGISendCallable) -> None:
-        self._response = response
+    def __init__(self, status: int, headers: Headers, send: ASGISendCallable) -> None:
+        self._status = status
+        self._headers = headers
         self._send = send
         self._begun = False
 
     def __repr__(self) -> str:
-        return f"<_Sending {self._response!r}{' begun' if self._begun else ''}>"
+        return f"<_Sending {self._status}{' begun' if self._begun else ''}>"
 
     async def begin(self) -> None:
         """Hand over the head; it goes out with the first of the body."""
@@ -115,8 +123,8 @@ class _Sending:
             await self._send(
                 {
                     "type": "http.response.start",
-                    "status": self._response.status_code,
-                    "headers": encode_headers(self._response.headers),
+                    "status": self._status,
+                    "headers": self._headers,
                 }
             )
 
