@@ -165,8 +165,8 @@ class SupervisorPool:
         self, launch: Launch, stdio: tuple[int, ...], limit_s: float
     ) -> AsyncIterator[SupervisedChild]:
         """Start ``launch``; see ``Starter``."""
-        start = (wire.START, limit_s, self.grace_s)
-        supervisor = await self._hand_over(start, launch, stdio)
+        start = (wire.START, limit_s, self.grace_s, _spec(launch))
+        supervisor = await self._hand_over(start, stdio)
         child = SupervisedChild(supervisor, launch, self)
         try:
             yield child
@@ -176,32 +176,26 @@ class SupervisorPool:
                     await child.end()
             self.give_back(supervisor, reusable=child.over)
 
-    async def _hand_over(
-        self, message: wire.Message, launch: Launch, stdio: tuple[int, ...] = ()
-    ) -> Supervisor:
-        """Send a message about ``launch`` to a supervisor that lives; return that."""
-        removal = launch.removal
-        spec = (
-            tuple(candidates(launch.argv[0], launch.env)),
-            launch.argv,
-            dict(launch.env),
-            (tuple(candidates(removal.argv[0], launch.env)), removal.argv, removal.awaited)
-            if removal
-            else None,
-        )
-        spec_fd = wire.write_spec(spec)
-        try:
-            while True:
-                supervisor = self._idle.pop() if self._idle else await self.fork()
-                try:
-                    supervisor.send(message, (*stdio, spec_fd))
-                except OSError:  # it was killed while it waited
-                    self.give_back(supervisor, reusable=False)
-                else:
-                    self._fork_ahead()
-                    return supervisor
-        finally:
-            os.close(spec_fd)
+    async def _hand_over(self, message: wire.Message, stdio: tuple[int, ...] = ()) -> Supervisor:
+        """Send a message to a supervisor that lives and waits; return that.
+
+        Raises:
+          LaunchError: it cannot be sent to any.
+        """
+        while True:
+            supervisor = self._idle.pop() if self._idle else await self.fork()
+            try:
+                supervisor.send(message, stdio)
+            except ConnectionError:  # it was killed while it waited
+                self.give_back(supervisor, reusable=False)
+            except OSError as error:
+                self.give_back(supervisor, reusable=True)
+                raise LaunchError(
+                    SERVER_FAILED, f"The server cannot start a command: {error.strerror}."
+                ) from error
+            else:
+                self._fork_ahead()
+                return supervisor
 
     def give_back(self, supervisor: Supervisor, *, reusable: bool) -> None:
         """Keep a supervisor for the next run, or end it."""
@@ -341,7 +335,7 @@ class SupervisorPool:
         """Have what a killed command made elsewhere removed; return whether nothing is left."""
         message = wire.GONE
         while launch.removal is not None and message == wire.GONE:
-            supervisor = await self._hand_over((wire.REMOVE, give_up_s), launch)
+            supervisor = await self._hand_over((wire.REMOVE, give_up_s, _spec(launch)))
             try:
                 message = await supervisor.receive()
             finally:
@@ -422,6 +416,18 @@ async def open_pool(
         pool.give_back(await pool.fork(), reusable=True)
         yield pool
         nursery.cancel_scope.cancel()
+
+
+def _spec(launch: Launch) -> wire.Spec:
+    removal = launch.removal
+    return (
+        tuple(candidates(launch.argv[0], launch.env)),
+        launch.argv,
+        dict(launch.env),
+        (tuple(candidates(removal.argv[0], launch.env)), removal.argv, removal.awaited)
+        if removal
+        else None,
+    )
 
 
 async def _receive(sock: socket.socket) -> wire.Message:

@@ -72,13 +72,13 @@ def supervise(lifeline: socket.socket, *, pid_namespace: bool) -> NoReturn:
     wakeup_fd, _ = open_wakeup()
     wire.send(lifeline, (wire.READY, os.getpid()))
     while True:
-        message, fds = wire.receive(lifeline, max_fds=4)
+        message, fds = wire.receive(lifeline, max_fds=3)
         if message == wire.GONE:
             os._exit(0)
         if message[0] == wire.STOP:
             continue  # it crossed the end of the command
         try:
-            paths, argv, env, removal = wire.read_spec(fds[-1])
+            paths, argv, env, removal = message[-1]
             if message[0] == wire.START:
                 start = _start_in_namespace if pid_namespace else _execute
                 leader = start((paths, argv, env), (fds[0], fds[1], fds[2]))
@@ -91,9 +91,9 @@ def supervise(lifeline: socket.socket, *, pid_namespace: bool) -> NoReturn:
         status, timed_out, server_gone = int(signal.SIGKILL), False, False
         give_up_s = GIVE_UP_S
         if message[0] == wire.REMOVE:
-            _, give_up_s = message
+            _, give_up_s, _ = message
         else:
-            _, limit_s, grace_s = message
+            _, limit_s, grace_s, _ = message
             remover = (*removal[:2], env) if removal is not None and removal[2] else None
             status, timed_out, server_gone = _watch(
                 lifeline, wakeup_fd, leader, limit_s, grace_s, remover

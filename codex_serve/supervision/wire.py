@@ -11,15 +11,16 @@ costs it some 20 KB. The parties run the same Python, so they use ``marshal``.
 | ``(FORK,)`` | server → fork server: make a supervisor | its lifeline |
 | ``(ORPHANS_GONE, pid)`` | fork server → server: nothing that the killed supervisor ``pid`` left is there any more | |
 | ``(READY, pid)`` | supervisor → server: it waits for a command | |
-| ``(START, limit_s, grace_s)`` | server → supervisor | stdin, stdout, stderr, the spec |
+| ``(START, limit_s, grace_s, spec)`` | server → supervisor | stdin, stdout, stderr |
 | ``(STOP,)`` | server → supervisor: end the command | |
-| ``(REMOVE, limit_s)`` | server → supervisor: remove what is left of a command that was killed | the spec |
+| ``(REMOVE, limit_s, spec)`` | server → supervisor: remove what is left of a command that was killed | |
 | ``(FAILED, errno)`` | supervisor → server: the command could not be executed | |
 | ``(CLEAN, wait_status, timed_out, removed)`` | supervisor → server: the command and all it started are gone | |
 
 A spec is ``(paths, argv, env, removal)``: the first of ``paths`` that can be
 executed is. ``removal`` is ``(paths, argv, awaited)`` or ``None``, see
-``launchers.Removal``. It travels in a memfd, because it can be megabytes.
+``launchers.Removal``. It can be megabytes: a message that is too long for a
+packet travels in a memfd, behind the other descriptors.
 
 Standard library only: the fork server and its supervisors load it.
 """  # noqa: E501 - a table
@@ -31,7 +32,7 @@ import socket
 from collections.abc import Sequence
 from typing import Any
 
-FORK, ORPHANS_GONE, READY, START, STOP, REMOVE, FAILED, CLEAN = range(8)
+FORK, ORPHANS_GONE, READY, START, STOP, REMOVE, FAILED, CLEAN, IN_FILE = range(9)
 
 Message = tuple[Any, ...]
 Names = tuple[str, ...]
@@ -41,7 +42,7 @@ Spec = tuple[Names, Names, dict[str, str], Removal | None]
 GONE: Message = ()
 """What is received when the other party is gone."""
 
-MAX_PACKET_BYTES = 4096
+MAX_PACKET_BYTES = 16_384
 
 
 def make_pair() -> tuple[socket.socket, socket.socket]:
@@ -53,11 +54,20 @@ def send(sock: socket.socket, message: Message, fds: Sequence[int] = ()) -> None
     """Send one message.
 
     Raises:
+      ConnectionError: the other party is gone.
       BlockingIOError: a non-blocking socket is full; nothing was sent.
-      OSError: the other party is gone.
+      OSError: the system has no room for it.
     """
-    packet = marshal.dumps(message)
-    if fds:
+    # Later versions of the format intern strings where they are read, in a table that
+    # a supervisor shares.
+    packet = marshal.dumps(message, 2)
+    if len(packet) > MAX_PACKET_BYTES:
+        fd = _write_file(packet)
+        try:
+            send(sock, (IN_FILE,), (*fds, fd))
+        finally:
+            os.close(fd)
+    elif fds:
         socket.send_fds(sock, [packet], fds, socket.MSG_NOSIGNAL)
     else:
         sock.send(packet, socket.MSG_NOSIGNAL)
@@ -70,7 +80,7 @@ def receive(sock: socket.socket, max_fds: int = 0) -> tuple[Message, list[int]]:
       BlockingIOError: a non-blocking socket has nothing.
     """
     fds = array.array("i")
-    room = socket.CMSG_SPACE(max_fds * fds.itemsize)
+    room = socket.CMSG_SPACE((max_fds + 1) * fds.itemsize)
     try:
         # Not socket.recv_fds: it drops the flag that makes them close-on-exec.
         packet, ancillary, _, _ = sock.recvmsg(MAX_PACKET_BYTES, room, socket.MSG_CMSG_CLOEXEC)
@@ -78,25 +88,26 @@ def receive(sock: socket.socket, max_fds: int = 0) -> tuple[Message, list[int]]:
         return GONE, []
     for _, _, rights in ancillary:
         fds.frombytes(rights)
-    return (marshal.loads(packet) if packet else GONE), fds.tolist()  # noqa: S302 - our own
+    message: Message = marshal.loads(packet) if packet else GONE  # noqa: S302 - our own
+    if message == (IN_FILE,):
+        message = marshal.loads(_read_file(fds.pop()))  # noqa: S302
+    return message, fds.tolist()
 
 
-def write_spec(spec: Spec) -> int:
-    """Return a memfd that holds ``spec``, to be closed by the caller."""
-    fd = os.memfd_create("spec", os.MFD_CLOEXEC)
-    # Later versions of the format intern strings where they are read, in a table that
-    # a supervisor shares.
-    data = memoryview(marshal.dumps(spec, 2))
-    while data:
-        data = data[os.write(fd, data) :]
+def _write_file(data: bytes) -> int:
+    """Return a memfd that holds ``data``, to be closed by the caller."""
+    fd = os.memfd_create("message", os.MFD_CLOEXEC)
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
     return fd
 
 
-def read_spec(fd: int) -> Spec:
-    """Read what ``write_spec`` wrote. Leaves ``fd`` open."""
+def _read_file(fd: int) -> bytes:
+    """Read what ``_write_file`` wrote, and close ``fd``."""
     size = os.fstat(fd).st_size
     data = os.pread(fd, size, 0)
     while len(data) < size:
         data += os.pread(fd, size - len(data), len(data))
-    spec: Spec = marshal.loads(data)  # noqa: S302 - from our own process
-    return spec
+    os.close(fd)
+    return data
