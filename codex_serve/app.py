@@ -88,7 +88,7 @@ def create_app(config: Config, runner: Runner) -> QuartTrio:
                 "unsupported_media_type",
                 "The request must have the header 'Content-Type: application/json'.",
             )
-        body = await request.read(config.max_request_bytes, config.body_timeout_s)
+        body = await request.read(config.max_request_bytes)
         run_request = decode_run_request(body)
         if run_request.cli not in config.clis:
             known = ", ".join(config.clis)

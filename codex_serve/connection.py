@@ -40,10 +40,12 @@ class Limits:
       write_timeout_s: for one write to be taken by the peer's machine.
       header_timeout_s: from the accept, or the end of an exchange, until the
         head of the next request is whole.
+      body_timeout_s: from there until its body is whole.
     """
 
     write_timeout_s: float
     header_timeout_s: float
+    body_timeout_s: float
 
 
 class Connection:
@@ -97,6 +99,7 @@ class Connection:
                         tasks,
                         endpoints,
                         Link(self._send, self._set_idle, self._hang_up),
+                        self._limits.body_timeout_s,
                     )
                     self._set_idle(True)
                     await self._receive(http, tasks)

@@ -196,6 +196,7 @@ class Http1:
         tasks: Tasks,
         endpoints: Endpoints,
         link: Link,
+        body_timeout_s: float,
     ) -> None:
         self._app = app
         self._config = config
@@ -203,6 +204,8 @@ class Http1:
         self._tasks = tasks
         self._endpoints = endpoints
         self._link = link
+        self._body_timeout_s = body_timeout_s
+        self._body_limit: trio.CancelScope | None = None
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
         self._stream: HTTPStream | None = None
         self._advancing = False
@@ -261,6 +264,9 @@ class Http1:
                     case h11.Data():
                         body.append(bytes(event.data))
                     case h11.EndOfMessage():
+                        if self._body_limit is not None:
+                            self._body_limit.cancel()
+                            self._body_limit = None
                         await self._put(body, more=False)
                     case _ if body:
                         await self._put(body, more=True)
@@ -270,7 +276,18 @@ class Http1:
             await self._refuse(error.error_status_hint, f"The request is not valid HTTP: {error}.")
         finally:
             self._advancing = False
-        return self._tasks.take_answer()
+        answer = self._tasks.take_answer()
+        if answer and self._h11.their_state is h11.SEND_BODY:
+            self._body_limit = trio.CancelScope()
+            self._tasks.spawn(self._limit_body, self._body_limit)
+        return answer
+
+    async def _limit_body(self, scope: trio.CancelScope) -> None:
+        """Refuse the request unless ``scope`` is cancelled in time, at the end of its body."""
+        with scope:
+            await trio.sleep(self._body_timeout_s)
+            limit = f"{self._body_timeout_s:g} s"
+            await self._refuse(408, f"The request body did not arrive within {limit}.")
 
     async def _go_on(self) -> None:
         """Act on what has come behind a request that is answered now."""

@@ -193,7 +193,9 @@ class _Edge:
         self._http_config.errorlog = logging.getLogger("codex_serve.http")
         self._http_config.include_server_header = False
         self._context = WorkerContext(None)
-        self._limits = Limits(config.write_timeout_s, config.header_timeout_s)
+        self._limits = Limits(
+            config.write_timeout_s, config.header_timeout_s, config.body_timeout_s
+        )
         self._connections: set[Connection] = set()
 
     def __repr__(self) -> str:

@@ -10,7 +10,6 @@ drive an async generator instead, which cannot do this. (Trio's reference,
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
 from quart.utils import encode_headers
 from quart.wrappers.response import DataBody, Response
@@ -41,29 +40,21 @@ class PulledRequest(TrioRequest):
 
     receive: ASGIReceiveCallable
 
-    async def read(self, max_bytes: int, limit_s: float) -> bytes:
-        """Take in the body, ``max_bytes`` at most, for ``limit_s`` seconds at most.
+    async def read(self, max_bytes: int) -> bytes:
+        """Take in the body, ``max_bytes`` at most.
 
         Raises:
-          ApiError: 413 ``request_too_large``, as soon as that is known, and 408
-            ``request_timeout``.
+          ApiError: 413 ``request_too_large``, as soon as that is known.
         """
         body = bytearray()
         more = True
         too_large = (self.content_length or 0) > max_bytes
-        with trio.move_on_after(limit_s) as limit:
-            while more and not too_large:
-                message = await self.receive()
-                assert message["type"] == "http.request"  # see Exchange
-                body += message["body"]
-                more = message["more_body"]
-                too_large = len(body) > max_bytes
-        if limit.cancelled_caught:
-            raise ApiError(
-                408,
-                "request_timeout",
-                f"The request body did not arrive within {limit_s:g} s.",
-            )
+        while more and not too_large:
+            message = await self.receive()
+            assert message["type"] == "http.request"  # see Exchange
+            body += message["body"]
+            more = message["more_body"]
+            too_large = len(body) > max_bytes
         if too_large:
             raise ApiError(
                 413,

@@ -304,6 +304,22 @@ def test_a_body_that_drips_is_408(start_server: StartServer, length: bytes, piec
     wait_free(server, before)
 
 
+def test_a_body_that_stops_is_408_also_behind_another_request(start_server: StartServer) -> None:
+    server = start_server({"BODY_TIMEOUT_SECONDS": "0.5"})
+    before = descriptors(server)
+    with server.connect() as connection:
+        first = b'{"cli": "sh", "args": ["-c", "sleep 0.2"]}'
+        connection.sendall(RUN + b"Content-Length: %d\r\n\r\n%s" % (len(first), first))
+        connection.sendall(RUN + b"Content-Length: 1000\r\n\r\n{")
+        with connection.makefile("rb") as responses:
+            received = responses.read()
+    answers = received.split(b"HTTP/1.1 ")[1:]
+    assert [answer[:3] for answer in answers] == [b"200", b"408"]
+    assert b'{"type":"exit","code":0}' in answers[0]
+    assert b'"code":"request_timeout"' in answers[1]
+    wait_free(server, before)
+
+
 def test_a_body_that_no_view_takes_does_not_hold_up_the_connection(
     start_server: StartServer,
 ) -> None:
