@@ -14,7 +14,7 @@ from codex_serve.errors import ApiError
 from codex_serve.events import encode_error
 from codex_serve.model import decode_run_request
 from codex_serve.run import Runner
-from codex_serve.streaming import Answer, Answerer, Exchange, ProducedResponse, PulledRequest
+from codex_serve.streaming import AnyResponse, Exchange, ProducedResponse, PulledRequest, View
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class _App(QuartTrio):
         assert scope["type"] == "http"
         await Exchange(self, scope).serve(self._answer, receive, send)
 
-    async def _answer(self, request: PulledRequest) -> Answer:
+    async def _answer(self, request: PulledRequest) -> AnyResponse:
         """Answer with what the request's view returns, or with what is wrong."""
         routes = MapAdapter(
             self.url_map,
@@ -58,7 +58,7 @@ class _App(QuartTrio):
             default_method=request.method,
         )
         try:
-            view: Answerer
+            view: View
             view, _ = routes.match()
             return await view(request)
         except NotFound:

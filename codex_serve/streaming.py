@@ -41,7 +41,7 @@ class PulledRequest(TrioRequest):
     receive: ASGIReceiveCallable
 
     async def read(self, max_bytes: int) -> bytes:
-        """Take in the body, ``max_bytes`` at most.
+        """Take in the body, ``max_bytes`` at most. ``http1`` keeps the time for it.
 
         Raises:
           ApiError: 413 ``request_too_large``, as soon as that is known.
@@ -64,8 +64,8 @@ class PulledRequest(TrioRequest):
         return bytes(body)
 
 
-Answer = Response | ProducedResponse
-Answerer = Callable[[PulledRequest], Awaitable[Answer]]
+AnyResponse = Response | ProducedResponse
+View = Callable[[PulledRequest], Awaitable[AnyResponse]]
 
 
 class Exchange(TrioASGIHTTPConnection):
@@ -79,14 +79,12 @@ class Exchange(TrioASGIHTTPConnection):
     /models`` costs a sixth less for it.
     """
 
-    async def serve(
-        self, answer: Answerer, receive: ASGIReceiveCallable, send: ASGISendCallable
-    ) -> None:
-        """Have the request answered by ``answer``, and send the response."""
+    async def serve(self, view: View, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        """Have the request answered by ``view``, and send the response."""
         request = self._create_request_from_scope(send)
         assert isinstance(request, PulledRequest)
         request.receive = receive
-        response = await answer(request)
+        response = await view(request)
         if isinstance(response, ProducedResponse):
             await response.produce(_Sending(200, response.headers, send))
         else:

@@ -14,7 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +22,8 @@ from pathlib import Path
 import pytest
 
 from conftest import StartServer
-from processes import alive, wait_gone, wait_until
-from serving import Answer, Server, exit_code, refused_start, text_of
+from processes import alive, descendants, wait_gone, wait_until
+from serving import Answer, Event, Server, exit_code, refused_start, text_of
 from test_refusals import check_error, raw
 
 GET = b"GET /models HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -390,6 +390,35 @@ def test_all_connections_may_come_from_one_address(start_server: StartServer) ->
 
 
 @pytest.mark.slow
+def test_a_command_that_no_descriptor_is_left_for_is_125_in_words(
+    start_server: StartServer,
+) -> None:
+    """A long one needs a seventh, beside the six of its pipes."""
+    prompt = "x" * 1_000_000  # too much for the pipe, which so stays open
+    server = start_server()
+    with server.connect() as connection:
+
+        def run(argument: str) -> Sequence[Event]:
+            request = {"cli": "sh", "args": ["-c", "true", argument], "stdin": prompt}
+            body = json.dumps(request).encode()
+            connection.sendall(RUN + b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+            return answer_to(connection).events
+
+        run("x")
+        # The fork server, the supervisor of that run, and the one that waits besides.
+        wait_until(lambda: len(descendants(server.pid)) == 3, "the next supervisor")
+        assert ask(connection) == 200
+        used = set(map(int, os.listdir(f"/proc/{server.pid}/fd")))
+        free = [fd for fd in range(1000) if fd not in used]
+        _, hard = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (free[6], hard))
+        assert exit_code(run("x")) == 0
+        events = run("x" * 100_000)
+        assert "Too many open files" in text_of(events, "stderr")
+        assert exit_code(events) == 125
+        assert exit_code(run("x")) == 0
+
+
 def test_idle_connections_do_not_disturb_a_run(start_server: StartServer, tmp_path: Path) -> None:
     server = start_server()
     gate = tmp_path / "gate"
