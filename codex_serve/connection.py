@@ -153,7 +153,7 @@ class Connection:
         await trio.lowlevel.checkpoint_if_cancelled()  # what is over says nothing more
         if rest := self._send_at_once(data):
             await self._send_all(rest)
-        await trio.lowlevel.checkpoint()  # others have their turn; raises Cancelled
+        await trio.lowlevel.checkpoint_if_cancelled()  # as it is where we hang up
 
     def _send_at_once(self, data: bytes) -> memoryview:
         """Write what can go out without waiting, and return the rest.

@@ -213,6 +213,7 @@ async def _pump(
     while data := await pipe.receive():
         if lines := encode_events(*map(event, decoder.decode(data))):
             await events.send(lines)
+        await trio.lowlevel.checkpoint()  # nothing need have waited: others have their turn
     if text := decoder.finish():
         await events.send(encode_events(event(text)))
 
