@@ -89,6 +89,7 @@ class InputPipe:
     def __init__(self, fd: int) -> None:
         os.set_blocking(fd, False)
         self._fd = fd
+        self._finished = False
 
     def __repr__(self) -> str:
         return f"<InputPipe fd={self._fd}>"
@@ -97,14 +98,15 @@ class InputPipe:
         """Write ``data``, then close, so that the command sees the end.
 
         A command that does not read its input is no error: the rest is dropped.
+        So is what is left at ``finish``.
         """
         try:
-            while data:
+            while data and not self._finished:
                 try:
                     data = data[os.write(self._fd, data) :]
                 except BlockingIOError:
                     await trio.lowlevel.wait_writable(self._fd)
-        except BrokenPipeError:
+        except (BrokenPipeError, trio.ClosedResourceError):  # nobody reads; finish() woke us
             pass
         finally:
             self.close()
@@ -124,6 +126,16 @@ class InputPipe:
         if not data:
             self.close()
         return data
+
+    def finish(self) -> None:
+        """Say that the command is gone: nothing more is written.
+
+        A process that is not the run's may still hold the reading end; without
+        this the writer would wait for it.
+        """
+        if self._fd >= 0:
+            self._finished = True
+            trio.lowlevel.notify_closing(self._fd)
 
     def close(self) -> None:
         """Close the descriptor. Nobody may be waiting in ``send_all``."""

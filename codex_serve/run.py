@@ -153,9 +153,8 @@ async def _supervise(
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_pump, stdio.stdout, Stdout, events)
                 nursery.start_soon(_pump, stdio.stderr, Stderr, events)
-                feeding = trio.CancelScope() if unsent else None
-                if feeding:
-                    nursery.start_soon(_feed, stdio, unsent, feeding)
+                if unsent:
+                    nursery.start_soon(stdio.stdin.send_all, unsent)
                 try:
                     with run.limit:
                         with trio.move_on_after(QUIET_S) as quiet:
@@ -168,8 +167,7 @@ async def _supervise(
                         await child.end()
                 except (LaunchError, ChildLostError) as error:
                     failure = error  # raised outside the nursery, to leave unwrapped
-                if feeding:
-                    feeding.cancel()
+                stdio.stdin.finish()
                 stdio.stdout.finish()
                 stdio.stderr.finish()
     if failure is not None:
@@ -216,8 +214,3 @@ async def _pump(
         await trio.lowlevel.checkpoint()  # nothing need have waited: others have their turn
     if text := decoder.finish():
         await events.send(encode_events(event(text)))
-
-
-async def _feed(stdio: Stdio, prompt: memoryview, scope: trio.CancelScope) -> None:
-    with scope:
-        await stdio.stdin.send_all(prompt)

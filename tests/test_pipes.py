@@ -70,6 +70,27 @@ async def test_a_reader_that_leaves_ends_the_writing() -> None:
         os.fstat(write_fd)
 
 
+async def test_finish_ends_the_writing_though_a_reader_is_left() -> None:
+    read_fd, write_fd = os.pipe()
+    pipe = InputPipe(write_fd)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pipe.send_all, memoryview(bytes(1_000_000)))
+        await trio.testing.wait_all_tasks_blocked()
+        pipe.finish()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(write_fd)
+    os.close(read_fd)
+
+
+async def test_finish_ends_the_writing_also_before_it_has_begun() -> None:
+    read_fd, write_fd = os.pipe()
+    pipe = InputPipe(write_fd)
+    pipe.finish()
+    await pipe.send_all(memoryview(bytes(1_000_000)))
+    assert os.read(read_fd, 1) == b""
+    os.close(read_fd)
+
+
 def test_a_small_prompt_is_written_and_closed_at_once() -> None:
     with Stdio.open() as stdio:
         assert not stdio.stdin.send_at_once(memoryview(b"prompt"))
