@@ -22,6 +22,7 @@ from codex_serve.model import RunRequest
 from codex_serve.pipes import OutputPipe, Stdio
 from codex_serve.registry import Registry, Run, StopReason
 from codex_serve.supervision.child import Ended, Starter
+from codex_serve.supervision.launching import no_room_error
 
 logger = logging.getLogger(__name__)
 
@@ -198,9 +199,7 @@ def _open_stdio() -> Stdio:
     try:
         return Stdio.open()
     except OSError as error:
-        raise LaunchError(
-            SERVER_FAILED, f"The server cannot start a command: {error.strerror}."
-        ) from error
+        raise no_room_error(error) from error
 
 
 async def _pump(

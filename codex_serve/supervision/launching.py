@@ -4,7 +4,7 @@ import errno
 import os
 from collections.abc import Mapping
 
-from codex_serve.errors import LaunchError
+from codex_serve.errors import SERVER_FAILED, LaunchError
 from codex_serve.launchers import Launch
 
 NOT_FOUND = 127
@@ -35,3 +35,8 @@ def launch_error(launch: Launch, error: OSError) -> LaunchError:
     else:
         reason = _REASONS.get(error.errno or 0) or os.strerror(error.errno or 0)
     return LaunchError(NOT_EXECUTABLE, f"{command}: cannot be executed: {reason}")
+
+
+def no_room_error(error: OSError) -> LaunchError:
+    """Explain that the server has not what it needs to start any command, given what it met."""
+    return LaunchError(SERVER_FAILED, f"The server cannot start a command: {error.strerror}.")

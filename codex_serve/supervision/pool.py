@@ -22,7 +22,7 @@ from codex_serve.errors import SERVER_FAILED, ChildLostError, LaunchError
 from codex_serve.launchers import Launch
 from codex_serve.supervision import tree, wire
 from codex_serve.supervision.child import Ended
-from codex_serve.supervision.launching import candidates, launch_error
+from codex_serve.supervision.launching import candidates, launch_error, no_room_error
 from codex_serve.supervision.limits import GIVE_UP_LATER_S, GIVE_UP_S, LONGEST_REMOVAL_S
 
 logger = logging.getLogger(__name__)
@@ -190,9 +190,7 @@ class SupervisorPool:
                 self.give_back(supervisor, reusable=False)
             except OSError as error:
                 self.give_back(supervisor, reusable=True)
-                raise LaunchError(
-                    SERVER_FAILED, f"The server cannot start a command: {error.strerror}."
-                ) from error
+                raise no_room_error(error) from error
             else:
                 self._fork_ahead()
                 return supervisor
