@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from processes import reap_adopted
+from processes import reap_adopted, wait_until
 
 Event = dict[str, Any]
 
@@ -142,6 +142,13 @@ class Server:
     @property
     def pid(self) -> int:
         return self.process.pid
+
+    def wait_for_log(self, words: str, after: int = 0) -> None:
+        """Wait for a line with ``words`` behind the first ``after`` lines of the log.
+
+        What is said of a run comes after the end of its response.
+        """
+        wait_until(lambda: any(words in line for line in self.log[after:]), f"{words!r} in the log")
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)

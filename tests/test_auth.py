@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from conftest import TOOLS, StartServer
-from processes import wait_until
 from serving import Answer, Server, refused_start
 
 TOKENS = ("first-token-0123456789", "second.token~0123456789")
@@ -86,7 +85,7 @@ def test_a_token_appears_in_no_log_and_in_no_answer(start_server: StartServer) -
     ]
     assert [answer.status for answer in answers] == [404, 405, 401, 400, 200]
     assert not any(TOKENS[0] in str(answer.body) for answer in answers)
-    wait_until(lambda: any("run of sh" in line for line in server.log), "the end of the log")
+    server.wait_for_log("run of sh")
     assert not any(TOKENS[0] in line for line in server.log)
 
 

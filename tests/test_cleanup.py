@@ -343,7 +343,7 @@ def test_a_killed_fork_server_is_replaced_and_costs_no_run(start_server: StartSe
         assert alive(pid)
         os.kill(pid, signal.SIGKILL)
         assert exit_code(stream.rest()) == 137
-    wait_until(lambda: any("fork server died" in line for line in server.log), "the log of it")
+    server.wait_for_log("fork server died")
 
 
 def test_a_fork_server_that_dies_while_it_forks_costs_no_run(start_server: StartServer) -> None:

@@ -228,9 +228,7 @@ def test_the_next_start_removes_what_a_dead_server_left_and_nothing_else(
         wait_until(lambda: len(list(here.glob("*.lease"))) == 2, "the removal of its lease")
         assert len(living.containers()) == 2
         assert len(stranger.containers()) == 1
-        wait_until(
-            lambda: any("a dead server left" in line for line in server.log), "the log of it"
-        )
+        server.wait_for_log("a dead server left")
 
 
 def test_what_has_expired_is_removed_only_if_its_server_is_not_known_to_live(
@@ -287,4 +285,4 @@ def test_an_engine_that_cannot_be_reached_is_told_soon(
     events = server.run("sh", "-c", "exit 0")
     assert exit_code(events) == 125
     assert "cannot reach its container engine" in text_of(events, "stderr")
-    wait_until(lambda: any("cannot look for" in line for line in server.log), "a warning")
+    server.wait_for_log("cannot look for")

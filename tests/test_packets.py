@@ -500,8 +500,7 @@ def outcome(request: pytest.FixtureRequest, beside: Beside) -> Outcome:
 def log_since(server: Server, logged: int) -> list[str]:
     """What was logged after the first ``logged`` lines, up to now, but for the ends of runs."""
     assert exit_code(server.run("true")) == 0
-    end = "run of true exited"
-    wait_until(lambda: any(end in line for line in server.log[logged:]), "the end of the log")
+    server.wait_for_log("run of true exited", after=logged)
     return [line for line in server.log[logged:] if "run of " not in line]
 
 

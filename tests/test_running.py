@@ -292,7 +292,7 @@ def test_the_prompt_and_the_environment_stay_out_of_the_log(start_server: StartS
     server.run("no-such-cli", secret, stdin=secret, env={"TOKEN": secret})
     server.post({"cli": "sh", "stdin": secret, "env": {"A=B": secret}})
     server.run("true")
-    wait_until(lambda: any("run of true" in line for line in server.log), "the end of the log")
+    server.wait_for_log("run of true")
     assert any("run of sh" in line for line in server.log)
     assert not any(secret in line for line in server.log)
 
