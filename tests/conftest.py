@@ -1,5 +1,6 @@
-"""Fixtures: real servers with real commands behind them."""
+"""Fixtures: real servers with real commands behind them; and what tests need of the machine."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -9,11 +10,35 @@ import pytest
 from codex_serve.supervision.kernel import become_subreaper
 from containers import build
 from engine import Mark
+from needs import PROBES, required
 from serving import Server
 
 StartServer = Callable[..., Server]
 
+LACKS = pytest.StashKey[dict[str, str | None]]()
+"""Why a need is not met, ``None`` where it is, for each that was tried."""
+
 TOOLS = {"CLI_LIST": "sh,python3,cat,true,no-such-cli"}
+
+
+def lack(config: pytest.Config, need: str) -> str | None:
+    """Why ``need`` is not met on this machine, ``None`` where it is."""
+    found = config.stash.setdefault(LACKS, {})
+    if need not in found:
+        found[need] = PROBES[need]()
+    return found[need]
+
+
+@pytest.hookimpl(tryfirst=True)  # before the fixtures, which have the same needs
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test that needs what is not there, or let it fail where that is required."""
+    needs = [need for marker in item.iter_markers("needs") for need in marker.args]
+    lacking = {need: why for need in needs if (why := lack(item.config, need)) is not None}
+    if lacking:
+        words = "; ".join(f"needs {need}: {why}" for need, why in lacking.items())
+        if any(required(need, os.environ) for need in lacking):
+            pytest.fail(words, pytrace=False)
+        pytest.skip(words)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -17,21 +17,7 @@ def docker(*args: str) -> str:
     return done.stdout.strip()
 
 
-def engine_answers() -> bool:
-    try:
-        return subprocess.run(["docker", "info"], capture_output=True, check=False).returncode == 0
-    except FileNotFoundError:
-        return False
-
-
-NEEDS_ENGINE = [
-    pytest.mark.docker,
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        os.environ.get("REQUIRE_DOCKER") != "1" and not engine_answers(),
-        reason="no Docker engine answers",
-    ),
-]
+NEEDS_ENGINE = [pytest.mark.docker, pytest.mark.slow, pytest.mark.needs("docker")]
 
 
 class Mark:

@@ -97,7 +97,12 @@ def test_an_open_server_beyond_loopback_warns_once(start_server: StartServer) ->
 
 
 @pytest.mark.parametrize(
-    ("host", "token"), [("127.0.0.1", ""), ("::1", ""), ("0.0.0.0", TOKENS[0])]
+    ("host", "token"),
+    [
+        ("127.0.0.1", ""),
+        pytest.param("::1", "", marks=pytest.mark.needs("ipv6")),
+        ("0.0.0.0", TOKENS[0]),
+    ],
 )
 def test_a_guarded_or_local_server_does_not_warn(
     start_server: StartServer, host: str, token: str

@@ -187,8 +187,7 @@ class FarMachine:
 
 def ip(*args: str) -> None:
     done = subprocess.run(["ip", *args], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise OSError(f"ip {' '.join(args)}: {done.stderr.strip()}")
+    assert done.returncode == 0, f"ip {' '.join(args)}: {done.stderr.strip()}"
 
 
 @pytest.fixture
@@ -198,19 +197,14 @@ def far_machine() -> Iterator[FarMachine]:
     network = f"10.203.{number // 64}.{number % 64 * 4}"
     ours, theirs = (network.rpartition(".")[0] + f".{number % 64 * 4 + host}" for host in (1, 2))
     with ExitStack() as stack:
-        try:
-            ip("netns", "add", name)
-            stack.callback(ip, "netns", "delete", name)
-            ip("link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name)
-            stack.callback(ip, "link", "delete", name)
-            ip("address", "add", f"{ours}/30", "dev", name)
-            ip("link", "set", name, "up")
-            ip("-netns", name, "address", "add", f"{theirs}/30", "dev", "eth0")
-            ip("-netns", name, "link", "set", "eth0", "up")
-        except OSError as error:  # no iproute2, or not the rights
-            if os.environ.get("REQUIRE_NETNS") == "1":
-                raise
-            pytest.skip(f"no network namespaces here: {error}")
+        ip("netns", "add", name)
+        stack.callback(ip, "netns", "delete", name)
+        ip("link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name)
+        stack.callback(ip, "link", "delete", name)
+        ip("address", "add", f"{ours}/30", "dev", name)
+        ip("link", "set", name, "up")
+        ip("-netns", name, "address", "add", f"{theirs}/30", "dev", "eth0")
+        ip("-netns", name, "link", "set", "eth0", "up")
         yield FarMachine(name, ours)
 
 
@@ -234,6 +228,7 @@ signal.pause()
 
 
 @pytest.mark.slow
+@pytest.mark.needs("netns")
 def test_a_client_that_vanishes_without_a_word_loses_its_runs(
     start_server: StartServer, far_machine: FarMachine
 ) -> None:

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 
 from containers import ROOT, RUNS_IMAGES, unique_name
 from engine import Mark, docker
+from needs import find_compose
 from processes import wait_until
 from serving import TIMEOUT_S, Stream, exit_code
 
@@ -32,22 +32,7 @@ services:
 """
 
 
-def find_compose() -> list[str] | None:
-    """The command of Compose 2, where the docker client has it, or of Compose 1."""
-    if subprocess.run(
-        ["docker", "compose", "version"], capture_output=True, check=False
-    ).returncode:
-        return ["docker-compose"] if shutil.which("docker-compose") else None
-    return ["docker", "compose"]
-
-
-pytestmark = [
-    *RUNS_IMAGES,
-    pytest.mark.skipif(
-        os.environ.get("REQUIRE_DOCKER") != "1" and find_compose() is None,
-        reason="there is neither docker compose nor docker-compose",
-    ),
-]
+pytestmark = [*RUNS_IMAGES, pytest.mark.needs("compose")]
 
 
 class Project:
@@ -55,7 +40,7 @@ class Project:
 
     def __init__(self, override: Path, env: dict[str, str]) -> None:
         compose = find_compose()
-        assert compose is not None, "neither docker compose nor docker-compose works here"
+        assert compose is not None
         override.write_text(OVERRIDE)
         self.name = unique_name()
         files = [f"--file={ROOT / 'docker-compose.yml'}", f"--file={override}"]

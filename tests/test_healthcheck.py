@@ -55,7 +55,13 @@ def test_a_server_with_a_certificate_for_another_name_is_healthy(
     assert_unhealthy(check(server.port), "does not answer")  # it was TLS that was spoken above
 
 
-@pytest.mark.parametrize(("listens", "asked"), [("127.0.0.1", "0.0.0.0"), ("::1", "::")])
+@pytest.mark.parametrize(
+    ("listens", "asked"),
+    [
+        ("127.0.0.1", "0.0.0.0"),
+        pytest.param("::1", "::", marks=pytest.mark.needs("ipv6")),
+    ],
+)
 def test_a_server_on_every_address_is_asked_on_loopback(
     start_server: StartServer, listens: str, asked: str
 ) -> None:

@@ -3,7 +3,6 @@
 import copy
 import os
 import pwd
-import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -13,15 +12,12 @@ from pathlib import Path
 import pytest
 
 from conftest import StartServer
+from needs import find_nginx
 from processes import alive, wait_gone
 from serving import Server, exit_code, text_of
 from test_refusals import check_error
 
-NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-
-pytestmark = pytest.mark.skipif(
-    NGINX is None and os.environ.get("REQUIRE_NGINX") != "1", reason="there is no nginx here"
-)
+pytestmark = pytest.mark.needs("nginx")
 
 CONFIG = """
 daemon off;
@@ -60,7 +56,8 @@ LOCATIONS = {
 @contextmanager
 def behind_nginx(server: Server, folder: Path, location: str) -> Iterator[Server]:
     """Give ``server`` as it is seen through an nginx of its own."""
-    assert NGINX is not None, "REQUIRE_NGINX is 1 and there is no nginx"
+    nginx = find_nginx()
+    assert nginx is not None
     with socket.create_server(("127.0.0.1", 0)) as listener:
         # NGINX names descriptors that are listening already, as in an upgrade of
         # the program: nobody can take the port, and a client can connect at once.
@@ -76,7 +73,7 @@ def behind_nginx(server: Server, folder: Path, location: str) -> Iterator[Server
         )
         config.write_text(text)
         process = subprocess.Popen(
-            [NGINX, "-e", str(folder / "error.log"), "-p", str(folder), "-c", str(config)],
+            [nginx, "-e", str(folder / "error.log"), "-p", str(folder), "-c", str(config)],
             env={**os.environ, "NGINX": f"{fd};"},
             pass_fds=[fd],
         )
