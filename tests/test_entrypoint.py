@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +19,9 @@ import pytest
 ENTRYPOINT = Path(__file__).resolve().parent.parent / "codex.docker" / "docker-entrypoint.sh"
 CLIS = ("codex", "claude", "gemini", "opencode", "qwen")
 
-# Writes what it was given to $FAKE_REPORT, says "answer" and exits 7.
+# Writes what it was given into the file REPORT, says "answer" and exits 7.
 FAKE_CLI = """\
-#!/usr/bin/env python3
+#!{PYTHON} -I
 import json, os, pathlib, sys
 home = pathlib.Path(os.environ["HOME"])
 report = {
@@ -31,7 +33,7 @@ report = {
     "stdin": sys.stdin.buffer.read().decode("latin-1"),
     "files": {str(f.relative_to(home)): f.read_text() for f in home.rglob("*") if f.is_file()},
 }
-pathlib.Path(os.environ["FAKE_REPORT"]).write_text(json.dumps(report))
+pathlib.Path({REPORT}).write_text(json.dumps(report))
 print("answer")
 sys.exit(7)
 """
@@ -59,7 +61,8 @@ class Host:
             made.mkdir()
         for cli in CLIS:
             fake = self._bin / cli
-            fake.write_text(FAKE_CLI)
+            text = FAKE_CLI.replace("{REPORT}", repr(str(self._report)))
+            fake.write_text(text.replace("{PYTHON}", sys.executable))
             fake.chmod(0o755)
         self.env = {
             "PATH": f"{self._bin}:{os.environ['PATH']}",
@@ -68,17 +71,19 @@ class Host:
             "XDG_CONFIG_HOME": str(self.home / ".config"),
             "CODEX_HOME": str(self.home / ".codex"),
             "ANTHROPIC_API_KEY": "the-users-own",
-            "FAKE_REPORT": str(self._report),
             "CODEX_SERVE_RUN_DIR": str(self.run_dir),
             "LITELLM_BASE_URL": "http://litellm:4000/v1/",
             "LITELLM_API_KEY": "sk-secret",
         }
 
-    def run(self, *args: str, stdin: bytes = b"the prompt", **env: str | None) -> Ran:
-        """Run the entrypoint; an ``env`` of None takes that variable away."""
+    def run(
+        self, *args: str, stdin: bytes = b"the prompt", shell: str = "sh", **env: str | None
+    ) -> Ran:
+        """Run the entrypoint by ``shell`` as its ``sh``; an ``env`` of None takes one away."""
         merged = {name: value for name, value in (self.env | env).items() if value is not None}
         with subprocess.Popen(
-            [str(ENTRYPOINT), *args],
+            ["sh", str(ENTRYPOINT), *args],
+            executable=shutil.which(shell),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -338,3 +343,118 @@ def test_missing_arguments_are_64(host: Host, args: tuple[str, ...]) -> None:
 
 def test_claude_may_not_read_files_that_a_prompt_mentions(host: Host) -> None:
     assert host.run("claude").report["env"]["CLAUDE_CODE_DISABLE_FILE_MENTIONS"] == "1"
+
+
+# What took a prompt past the proxy, or to another model, when whoever started us had set it.
+SWITCHES = (
+    *("CLAUDE_CODE_USE_FOUNDRY", "CLAUDE_CODE_USE_MANTLE", "CLAUDE_CODE_USE_ANTHROPIC_AWS"),
+    *("CLAUDE_CODE_USE_ANTHROPIC_GOOGLE_CLOUD", "ANTHROPIC_UNIX_SOCKET"),
+    *("CLAUDE_CODE_USE_BEDROCK", "CLAUDE_CODE_USE_VERTEX", "CLAUDE_CODE_OAUTH_TOKEN"),
+    *("ANTHROPIC_API_KEY", "ANTHROPIC_MODEL", "ANTHROPIC_SMALL_FAST_MODEL"),
+    *("ANTHROPIC_DEFAULT_OPUS_MODEL", "ANTHROPIC_DEFAULT_SONNET_MODEL"),
+    *("ANTHROPIC_DEFAULT_HAIKU_MODEL", "ANTHROPIC_CUSTOM_HEADERS", "ANTHROPIC_BASE_URL"),
+    *("CLAUDE_CONFIG_DIR", "OPENAI_API_KEY", "OPENAI_MODEL", "OPENAI_BASE_URL", "CODEX_API_KEY"),
+    *("CODEX_HOME", "GEMINI_API_KEY", "GEMINI_MODEL", "GEMINI_CLI_HOME", "GOOGLE_API_KEY"),
+    *("GOOGLE_GENAI_USE_VERTEXAI", "GOOGLE_GENAI_USE_GCA", "GOOGLE_GEMINI_BASE_URL"),
+    *("GOOGLE_CLOUD_PROJECT", "CODE_ASSIST_ENDPOINT", "OPENCODE_CONFIG", "OPENCODE_CONFIG_DIR"),
+    *("OPENCODE_CONFIG_CONTENT", "OPENCODE_API_KEY", "QWEN_HOME", "QWEN_MODEL"),
+    *("DASHSCOPE_API_KEY", "AWS_PROFILE", "AWS_BEARER_TOKEN_BEDROCK", "AZURE_OPENAI_API_KEY"),
+    *("XDG_CONFIG_HOME", "XDG_DATA_HOME", "NODE_OPTIONS", "A_SWITCH_OF_A_CLI_TO_COME"),
+)
+SHELLS = ("sh", "bash")
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("cli", CLIS)
+def test_nothing_that_was_not_named_gets_through(host: Host, cli: str, shell: str) -> None:
+    given = dict.fromkeys(SWITCHES, "inherited")
+    # opencode has no model of its own.
+    seen = host.run(cli, shell=shell, LITELLM_MODEL="m" * (cli == "opencode"), **given).report
+    assert {name for name, value in seen["env"].items() if value == "inherited"} == set()
+
+
+SET_FOR = {
+    "codex": "",
+    "claude": (
+        "ANTHROPIC_AUTH_TOKEN ANTHROPIC_BASE_URL ANTHROPIC_DEFAULT_HAIKU_MODEL ANTHROPIC_MODEL "
+        "CLAUDE_CODE_DISABLE_FILE_MENTIONS CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC "
+        "CLAUDE_CODE_MAX_RETRIES DISABLE_AUTOUPDATER DISABLE_ERROR_REPORTING DISABLE_TELEMETRY"
+    ),
+    "gemini": "GEMINI_API_KEY GEMINI_CLI_NO_RELAUNCH GEMINI_MODEL GOOGLE_GEMINI_BASE_URL",
+    "opencode": (
+        "OPENCODE_DISABLE_AUTOUPDATE OPENCODE_DISABLE_DEFAULT_PLUGINS "
+        "OPENCODE_DISABLE_LSP_DOWNLOAD OPENCODE_DISABLE_MODELS_FETCH OPENCODE_DISABLE_SHARE"
+    ),
+    "qwen": "OPENAI_API_KEY OPENAI_BASE_URL OPENAI_MODEL QWEN_CODE_NO_RELAUNCH",
+}
+FOR_EVERY_PROGRAM = {
+    **{"TZ": "Asia/Tokyo", "LANG": "C", "LC_ALL": "C", "TERM": "dumb", "USER": "u"},
+    **{"LOGNAME": "u", "SHELL": "/bin/sh", "HTTPS_PROXY": "http://p", "no_proxy": "litellm"},
+    **{"NODE_EXTRA_CA_CERTS": "/ca", "SSL_CERT_FILE": "/ca", "CLI_PROVIDER_NAME": "one"},
+}
+
+
+@pytest.mark.parametrize("cli", CLIS)
+def test_the_whole_environment_of_each_cli(host: Host, cli: str) -> None:
+    seen = host.run(cli, LITELLM_MODEL="m", **FOR_EVERY_PROGRAM).report["env"]
+    assert FOR_EVERY_PROGRAM.items() <= seen.items()
+    ours = {"LITELLM_BASE_URL", "LITELLM_API_KEY", "LITELLM_MODEL"}
+    expected = {"PATH", "HOME", "TMPDIR", *FOR_EVERY_PROGRAM, *ours, *SET_FOR[cli].split()}
+    assert set(seen) - {"PWD"} == expected
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_what_is_named_gets_through_as_it_is(host: Host, shell: str) -> None:
+    given = {
+        "GIT_AUTHOR_NAME": "Zoë \"O'Neil\" $HOME `id`",
+        "LINES": "one\n\nOPENAI_MODEL=two\n",
+        "EMPTY": "",
+        "ANTHROPIC_SMALL_FAST_MODEL": "the operator's",
+        # So are variables of the script called, but for a _ in front.
+        **{name: name for name in ("cli", "model", "prompt", "base", "run_dir", "names", "pass")},
+    }
+    unnamed = {"GIT_AUTHOR": "x", "NAME": "x", "MPTY": "x"}
+    ran = host.run("claude", shell=shell, CLI_ENV_PASS=",".join(given), **given, **unnamed)
+    assert ran.report["env"].items() >= given.items()
+    assert not ran.report["env"].keys() & {*unnamed, "OPENAI_MODEL", "CLI_ENV_PASS"}
+    assert ran.report["stdin"] == "\nthe prompt"
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["named", "not named"])
+@pytest.mark.parametrize("shell", SHELLS)
+def test_names_that_a_shell_cannot_unset_do_not_get_through(
+    host: Host, tmp_path: Path, shell: str, named: bool
+) -> None:
+    # No identifiers, which bash hands on and dash does not; and names with a _ in front.
+    never = dict.fromkeys(
+        ("a.b", "two words", "1ST", "é", "-u", "*", "PATH x", "x,y", "_", "_model", "_cli"), "1"
+    )
+    never |= {"BASH_FUNC_x%%": "() { :; }", f"x[$(touch {tmp_path}/executed)]": "1"}
+    # What one of the shells has for itself, part of it read-only.
+    special = dict.fromkeys(("UID", "PPID", "OPTIND", "IFS", "PS4", "OLDPWD"), "1")
+    given = {**never, **special, "SHELLOPTS": "posix", "BASHOPTS": "cmdhist"}
+    names = {"CLI_ENV_PASS": ",".join(never)} if named else {}
+    ran = host.run("codex", shell=shell, **names, **given)
+    assert (ran.code, ran.stderr) == (7, "")
+    assert not ran.report["env"].keys() & given.keys()
+    assert ran.report["argv"] == HEADLESS["codex"].replace("--model m ", "").split()
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_name_with_a_line_break_never_gets_through(host: Host, shell: str) -> None:
+    ran = host.run("codex", shell=shell, **{"A\nLANG": "x"})
+    if shell == "bash":
+        assert (ran.code, ran.report) == (78, {})
+        assert "line break" in ran.stderr
+    assert "A\nLANG" not in ran.report.get("env", {})
+
+
+def test_no_cli_starts_where_the_environment_cannot_be_read(host: Host, tmp_path: Path) -> None:
+    path = tmp_path / "few"
+    path.mkdir()
+    for name in ("mkdir", "cut", "tr", "mktemp", "sh"):
+        (path / name).symlink_to(str(shutil.which(name)))
+    ran = host.run("codex", PATH=f"{host.env['PATH'].partition(':')[0]}:{path}")
+    assert (ran.code, ran.report) == (78, {})
+    assert "env" in ran.stderr

@@ -44,6 +44,28 @@ HARDENED = (
 WITH_HOME = ("--tmpfs", "/home/u:uid=1000,gid=1000,exec", "-e", "HOME=/home/u")
 ENTRYPOINT_IN_IMAGE = "/usr/local/bin/docker-entrypoint.sh"
 
+# What takes a prompt past the proxy, or to another model, unless the entrypoint leaves it out.
+OTHER_ACCOUNTS = {
+    **dict.fromkeys(
+        (
+            *("CLAUDE_CODE_USE_FOUNDRY", "CLAUDE_CODE_USE_MANTLE", "CLAUDE_CODE_USE_BEDROCK"),
+            *("CLAUDE_CODE_USE_ANTHROPIC_AWS", "CLAUDE_CODE_USE_ANTHROPIC_GOOGLE_CLOUD"),
+            *("CLAUDE_CODE_USE_VERTEX", "GOOGLE_GENAI_USE_VERTEXAI", "GOOGLE_GENAI_USE_GCA"),
+        ),
+        "1",
+    ),
+    "ANTHROPIC_UNIX_SOCKET": "/nowhere",
+    **dict.fromkeys(
+        (
+            *("ANTHROPIC_MODEL", "ANTHROPIC_DEFAULT_OPUS_MODEL", "ANTHROPIC_DEFAULT_SONNET_MODEL"),
+            *("ANTHROPIC_SMALL_FAST_MODEL", "OPENAI_MODEL", "GEMINI_MODEL", "QWEN_MODEL"),
+        ),
+        "another-model",
+    ),
+    **dict.fromkeys(("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GOOGLE_API_KEY"), "another-key"),
+    "OPENCODE_CONFIG_CONTENT": '{"enabled_providers": ["opencode"]}',
+}
+
 
 class ChainError(Exception):
     """The chain cannot be set up on this machine."""
@@ -114,6 +136,8 @@ def cells(local: bool) -> Iterator[Cell]:
         yield Cell("prompt 4 s late", cli, with_model, late_s=4)
         code = 42 if cli == "gemini" else 1
         yield Cell("empty prompt", cli, with_model, prompt="", exit_code=code, answers=False)
+    for cli in CLIS:
+        yield Cell("another account inherited", cli, with_model, env=OTHER_ACCOUNTS)
     yield Cell("arguments as given", "codex", ("exec", "-m", MODEL, "--skip-git-repo-check", "-"))
     yield Cell(
         "arguments as given", "claude", ("-p", f"--model={MODEL}", "--output-format", "json")
@@ -123,16 +147,21 @@ def cells(local: bool) -> Iterator[Cell]:
             yield Cell("local, LITELLM_MODEL", cli, env=by_env, local=True)
             yield Cell("local, --model", cli, with_model, local=True)
     yield Cell(
+        "control: what was inherited left in", "claude", with_model,
+        env={"CLAUDE_CODE_USE_FOUNDRY": "1"}, without="s/command unset -v/:/",
+        exit_code=None, answers=False,
+    )  # fmt: skip
+    yield Cell(
         "control: file mentions left on", "claude", with_model, "@/etc/passwd {nonce}",
         without="/CLAUDE_CODE_DISABLE_FILE_MENTIONS/d", leaks=True,
     )  # fmt: skip
     yield Cell(
         "control: working folder is /etc", "gemini", with_model, "@passwd {nonce}",
-        without='s,cd "$run_dir/work",cd /etc,', leaks=True,
+        without='s,cd "$_run_dir/work",cd /etc,', leaks=True,
     )  # fmt: skip
     yield Cell(
         "control: working folder is /etc", "qwen", with_model, "@passwd {nonce}",
-        without='s,cd "$run_dir/work",cd /etc,', leaks=True,
+        without='s,cd "$_run_dir/work",cd /etc,', leaks=True,
     )  # fmt: skip
     for cli in ("claude", "qwen"):
         yield Cell(
@@ -267,7 +296,7 @@ def free_port(address: str) -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for(url: str, running: subprocess.Popen[bytes], log: Path, timeout_s: float = 120) -> None:
+def wait_for(url: str, running: subprocess.Popen[bytes], log: Path, timeout_s: float = 600) -> None:
     """Return once ``url`` answers 200; fail with the end of ``log`` when that takes too long."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     deadline = time.monotonic() + timeout_s
