@@ -111,6 +111,7 @@ class Config:
     tls_key_file: str = ""
     isolation: Isolation = DEFAULT_ISOLATION
     cli_entrypoint: str = ""
+    env_pass: tuple[str, ...] = ()
     docker: DockerConfig | None = None
     litellm: Mapping[str, str] = field(default_factory=dict, repr=False)
     log_level: str = "INFO"
@@ -169,6 +170,7 @@ class Config:
             tls_key_file=environ.get("TLS_KEY_FILE", ""),
             isolation=_isolation(environ, in_docker=docker is not None),
             cli_entrypoint=cli_entrypoint,
+            env_pass=_variables(environ, "CLI_ENV_PASS"),
             docker=docker,
             litellm={
                 name: value
@@ -183,6 +185,17 @@ class Config:
 def _names(environ: Mapping[str, str], variable: str, default: tuple[str, ...]) -> tuple[str, ...]:
     entries = (entry.strip() for entry in environ.get(variable, "").split(","))
     return tuple(dict.fromkeys(entry for entry in entries if entry)) or default
+
+
+def _variables(environ: Mapping[str, str], variable: str) -> tuple[str, ...]:
+    names = _names(environ, variable, default=())
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+            raise ConfigError(
+                f"{variable} must be names of variables, of letters, digits and _ "
+                f"and with a letter in front, not {name!r}"
+            )
+    return names
 
 
 def _run_timeout(environ: Mapping[str, str]) -> tuple[float | None, tuple[str, ...]]:

@@ -91,6 +91,7 @@ def make_launcher(config: Config, environ: Mapping[str, str], instance: str) -> 
             models=config.models,
             instance=instance,
             timeout_s=config.run_timeout_s,
+            env_pass=config.env_pass,
         )
     if config.cli_entrypoint:
         entrypoint = os.path.abspath(config.cli_entrypoint)
@@ -101,6 +102,7 @@ def make_launcher(config: Config, environ: Mapping[str, str], instance: str) -> 
         return partial(
             launch_through_entrypoint,
             environ=environ,
+            env_pass=config.env_pass,
             entrypoint=entrypoint,
             folder=os.path.abspath(tempfile.gettempdir()),
         )

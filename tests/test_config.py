@@ -29,7 +29,10 @@ def test_an_empty_variable_means_its_default() -> None:
 
 
 def test_lists_are_trimmed_and_keep_the_order_of_first_mention() -> None:
-    config = read(CLI_LIST=" gemini ,codex,, gemini,codex ", MODEL_LIST="b,a,b")
+    config = read(
+        CLI_LIST=" gemini ,codex,, gemini,codex ", MODEL_LIST="b,a,b", CLI_ENV_PASS="B, a_1,B"
+    )
+    assert config.env_pass == ("B", "a_1")
     assert config.clis == ("gemini", "codex")
     assert config.models == ("b", "a")
 
@@ -65,6 +68,9 @@ def test_an_invalid_run_timeout_disables_it_with_a_warning(text: str) -> None:
         ("SHUTDOWN_GRACE_SECONDS", "nan"),
         ("WRITE_TIMEOUT_SECONDS", "long"),
         ("LOG_LEVEL", "loud"),
+        ("CLI_ENV_PASS", "GIT-NAME"),
+        ("CLI_ENV_PASS", "A B"),
+        ("CLI_ENV_PASS", "_A"),
     ],
 )
 def test_a_value_that_cannot_work_is_one_clear_sentence(variable: str, text: str) -> None:

@@ -91,10 +91,12 @@ def test_variables_are_passed_by_name_with_the_value_in_the_clients_environment(
         LITELLM_BASE_URL="http://proxy",
     )
     names = [arg.removeprefix("--env=") for arg in found.argv if arg.startswith("--env=")]
-    assert sorted(names) == ["A", "CLI_PROVIDER_NAME", "LITELLM_API_KEY", "LITELLM_BASE_URL"]
+    given = {"A", "CLI_ENV_PASS", "CLI_PROVIDER_NAME", "LITELLM_API_KEY", "LITELLM_BASE_URL"}
+    assert set(names) == given
     passed = {name: found.env[name] for name in names}
     assert passed == {
         "A": "b c",
+        "CLI_ENV_PASS": "LITELLM_API_KEY,CLI_PROVIDER_NAME,A",
         "CLI_PROVIDER_NAME": "codex",
         "LITELLM_API_KEY": "theirs",
         "LITELLM_BASE_URL": "http://proxy",
@@ -108,6 +110,7 @@ def test_the_client_gets_its_own_part_of_the_servers_environment_only() -> None:
         "PATH": "/bin",
         "HOME": "/home/s",
         "https_proxy": "http://p",
+        "CLI_ENV_PASS": "",
         "CLI_PROVIDER_NAME": "codex",
     }
 

@@ -10,8 +10,10 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -77,10 +79,19 @@ class Host:
         }
 
     def run(
-        self, *args: str, stdin: bytes = b"the prompt", shell: str = "sh", **env: str | None
+        self,
+        *args: str,
+        stdin: bytes = b"the prompt",
+        shell: str = "sh",
+        given: Mapping[str, str] = MappingProxyType({}),
+        **env: str | None,
     ) -> Ran:
-        """Run the entrypoint by ``shell`` as its ``sh``; an ``env`` of None takes one away."""
+        """Run the entrypoint, with ``shell`` for its ``sh``.
+
+        ``given`` and ``env`` are set; an ``env`` of None takes that variable away.
+        """
         merged = {name: value for name, value in (self.env | env).items() if value is not None}
+        merged |= given
         with subprocess.Popen(
             ["sh", str(ENTRYPOINT), *args],
             executable=shutil.which(shell),
@@ -369,7 +380,7 @@ SHELLS = ("sh", "bash")
 def test_nothing_that_was_not_named_gets_through(host: Host, cli: str, shell: str) -> None:
     given = dict.fromkeys(SWITCHES, "inherited")
     # opencode has no model of its own.
-    seen = host.run(cli, shell=shell, LITELLM_MODEL="m" * (cli == "opencode"), **given).report
+    seen = host.run(cli, shell=shell, given=given, LITELLM_MODEL="m" * (cli == "opencode")).report
     assert {name for name, value in seen["env"].items() if value == "inherited"} == set()
 
 
@@ -388,15 +399,24 @@ SET_FOR = {
     "qwen": "OPENAI_API_KEY OPENAI_BASE_URL OPENAI_MODEL QWEN_CODE_NO_RELAUNCH",
 }
 FOR_EVERY_PROGRAM = {
-    **{"TZ": "Asia/Tokyo", "LANG": "C", "LC_ALL": "C", "TERM": "dumb", "USER": "u"},
-    **{"LOGNAME": "u", "SHELL": "/bin/sh", "HTTPS_PROXY": "http://p", "no_proxy": "litellm"},
-    **{"NODE_EXTRA_CA_CERTS": "/ca", "SSL_CERT_FILE": "/ca", "CLI_PROVIDER_NAME": "one"},
+    "TZ": "Asia/Tokyo",
+    "LANG": "C",
+    "LC_ALL": "C",
+    "TERM": "dumb",
+    "USER": "u",
+    "LOGNAME": "u",
+    "SHELL": "/bin/sh",
+    "HTTPS_PROXY": "http://p",
+    "no_proxy": "litellm",
+    "NODE_EXTRA_CA_CERTS": "/ca",
+    "SSL_CERT_FILE": "/ca",
+    "CLI_PROVIDER_NAME": "one",
 }
 
 
 @pytest.mark.parametrize("cli", CLIS)
 def test_the_whole_environment_of_each_cli(host: Host, cli: str) -> None:
-    seen = host.run(cli, LITELLM_MODEL="m", **FOR_EVERY_PROGRAM).report["env"]
+    seen = host.run(cli, given=FOR_EVERY_PROGRAM, LITELLM_MODEL="m").report["env"]
     assert FOR_EVERY_PROGRAM.items() <= seen.items()
     ours = {"LITELLM_BASE_URL", "LITELLM_API_KEY", "LITELLM_MODEL"}
     expected = {"PATH", "HOME", "TMPDIR", *FOR_EVERY_PROGRAM, *ours, *SET_FOR[cli].split()}
@@ -406,7 +426,7 @@ def test_the_whole_environment_of_each_cli(host: Host, cli: str) -> None:
 @pytest.mark.parametrize("shell", SHELLS)
 def test_what_is_named_gets_through_as_it_is(host: Host, shell: str) -> None:
     given = {
-        "GIT_AUTHOR_NAME": "Zoë \"O'Neil\" $HOME `id`",
+        "GIT_AUTHOR_NAME": 'Zoë "O\'Neil" $HOME `id`',
         "LINES": "one\n\nOPENAI_MODEL=two\n",
         "EMPTY": "",
         "ANTHROPIC_SMALL_FAST_MODEL": "the operator's",
@@ -414,7 +434,7 @@ def test_what_is_named_gets_through_as_it_is(host: Host, shell: str) -> None:
         **{name: name for name in ("cli", "model", "prompt", "base", "run_dir", "names", "pass")},
     }
     unnamed = {"GIT_AUTHOR": "x", "NAME": "x", "MPTY": "x"}
-    ran = host.run("claude", shell=shell, CLI_ENV_PASS=",".join(given), **given, **unnamed)
+    ran = host.run("claude", shell=shell, given={**given, **unnamed}, CLI_ENV_PASS=",".join(given))
     assert ran.report["env"].items() >= given.items()
     assert not ran.report["env"].keys() & {*unnamed, "OPENAI_MODEL", "CLI_ENV_PASS"}
     assert ran.report["stdin"] == "\nthe prompt"
@@ -433,8 +453,8 @@ def test_names_that_a_shell_cannot_unset_do_not_get_through(
     # What one of the shells has for itself, part of it read-only.
     special = dict.fromkeys(("UID", "PPID", "OPTIND", "IFS", "PS4", "OLDPWD"), "1")
     given = {**never, **special, "SHELLOPTS": "posix", "BASHOPTS": "cmdhist"}
-    names = {"CLI_ENV_PASS": ",".join(never)} if named else {}
-    ran = host.run("codex", shell=shell, **names, **given)
+    names = ",".join(never) if named else ""
+    ran = host.run("codex", shell=shell, given=given, CLI_ENV_PASS=names)
     assert (ran.code, ran.stderr) == (7, "")
     assert not ran.report["env"].keys() & given.keys()
     assert ran.report["argv"] == HEADLESS["codex"].replace("--model m ", "").split()
@@ -443,7 +463,7 @@ def test_names_that_a_shell_cannot_unset_do_not_get_through(
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_a_name_with_a_line_break_never_gets_through(host: Host, shell: str) -> None:
-    ran = host.run("codex", shell=shell, **{"A\nLANG": "x"})
+    ran = host.run("codex", shell=shell, given={"A\nLANG": "x"})
     if shell == "bash":
         assert (ran.code, ran.report) == (78, {})
         assert "line break" in ran.stderr

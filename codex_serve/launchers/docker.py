@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from codex_serve.config import DockerConfig
 from codex_serve.errors import ApiError
 from codex_serve.launchers import Launch, Removal, RunInfo
+from codex_serve.launchers.variables import PASS, overlay, passed
 from codex_serve.model import RunRequest
 
 INSTANCE_LABEL = "codex-serve.instance"
@@ -48,6 +49,7 @@ class DockerLauncher:
       models: the models that the server lists; ``auto`` is the first real one.
       instance: the server's id, on every container.
       timeout_s: the longest that a run may take, or ``None``.
+      env_pass: names of variables that the operator lets through to the CLI.
     """
 
     docker: DockerConfig
@@ -56,6 +58,7 @@ class DockerLauncher:
     models: Sequence[str]
     instance: str
     timeout_s: float | None
+    env_pass: Sequence[str] = ()
 
     def __call__(self, request: RunRequest, run: RunInfo) -> Launch:
         """Return the ``docker run`` for ``request``.
@@ -78,10 +81,10 @@ class DockerLauncher:
         if model is None or model == "auto":
             model = next((name for name in self.models if name != "auto"), None)
         variables = {
-            **self.inherited,
             **({"LITELLM_MODEL": model} if model else {}),
-            **request.env,
+            **overlay(self.inherited, request.env),
             "CLI_PROVIDER_NAME": request.cli,
+            PASS: passed(self.env_pass, request.env),
         }
         name = container_name(self.instance, run)
         return Launch(

@@ -1,8 +1,9 @@
 """Local mode: the CLI's name is the command, looked up on ``PATH``."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from codex_serve.launchers import Launch, Removal, RunInfo
+from codex_serve.launchers.variables import PASS, overlay, passed
 from codex_serve.model import RunRequest
 
 
@@ -22,11 +23,16 @@ def launch_local(
       commands: CLIs that are not found by their name, such as the demo.
     """
     command = commands.get(request.cli, (request.cli,))
-    return Launch(argv=(*command, *request.args), env={**environ, **request.env})
+    return Launch(argv=(*command, *request.args), env=overlay(environ, request.env))
 
 
 def launch_through_entrypoint(
-    request: RunRequest, run: RunInfo, environ: Mapping[str, str], entrypoint: str, folder: str
+    request: RunRequest,
+    run: RunInfo,
+    environ: Mapping[str, str],
+    env_pass: Sequence[str],
+    entrypoint: str,
+    folder: str,
 ) -> Launch:
     """Return ``ENTRYPOINT CLI ARGS``, with the name of a folder for all that the run writes.
 
@@ -34,6 +40,7 @@ def launch_through_entrypoint(
       request: what the client asked for.
       run: names the folder.
       environ: the server's environment; the request's ``env`` overlays it.
+      env_pass: names of variables that the operator lets through to the CLI.
       entrypoint: the path of the program, such as ``docker-entrypoint.sh``.
       folder: where the run's own folder is to be. The entrypoint makes it, at
         ``CODEX_SERVE_RUN_DIR``, and it is removed when the run is over.
@@ -41,6 +48,10 @@ def launch_through_entrypoint(
     run_dir = f"{folder}/codex-serve-run-{run.id}"
     return Launch(
         argv=(entrypoint, request.cli, *request.args),
-        env={**environ, **request.env, "CODEX_SERVE_RUN_DIR": run_dir},
+        env={
+            **overlay(environ, request.env),
+            "CODEX_SERVE_RUN_DIR": run_dir,
+            PASS: passed(env_pass, request.env),
+        },
         removal=Removal(("rm", "-rf", "--", run_dir)),
     )

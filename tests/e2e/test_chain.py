@@ -9,11 +9,13 @@
 import json
 import os
 import secrets
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pytest
 
-from chain import CLIS, KEY, MODEL, Chain, chain
+from chain import CLIS, KEY, MODEL, OTHER_ACCOUNTS, Chain, chain
 from containers import RUNS_IMAGES, WITH_SOCKET, ContainerServer
 from engine import Mark
 from serving import exit_code, text_of
@@ -39,13 +41,15 @@ def mark() -> Iterator[Mark]:
 def server(
     server_image: str, cli_image: str, proxy: Chain, mark: Mark
 ) -> Iterator[ContainerServer]:
+    # What an operator has in the image or its options, for other uses of it: no run may obey it.
+    inherited = [f"--env={name}={value}" for name, value in OTHER_ACCOUNTS.items()]
     env = {
         "CODEX_DOCKER_IMAGE": cli_image,
         "CLI_LIST": ",".join(CLIS),
         "MODEL_LIST": f"auto,{MODEL}",
         "LITELLM_BASE_URL": proxy.base_url,
         "LITELLM_API_KEY": KEY,
-        "DOCKER_RUN_ARGS": mark.option,
+        "DOCKER_RUN_ARGS": shlex.join([mark.option, *inherited]),
     }
     with ContainerServer(server_image, [WITH_SOCKET], env) as server:
         yield server
@@ -56,10 +60,23 @@ def server(
 def test_what_the_plugin_sends_is_answered(
     server: ContainerServer, proxy: Chain, mark: Mark, cli: str, args: list[str]
 ) -> None:
+    assert_answered(server, proxy, mark, {"cli": cli, "args": args})
+
+
+def test_a_request_cannot_name_another_account_for_claude(
+    server: ContainerServer, proxy: Chain, mark: Mark
+) -> None:
+    request = {"cli": "claude", "env": OTHER_ACCOUNTS}
+    assert_answered(server, proxy, mark, request)
+
+
+def assert_answered(
+    server: ContainerServer, proxy: Chain, mark: Mark, request: Mapping[str, Any]
+) -> None:
     proxy.record.write_text("")
     nonce = f"nonce-{secrets.token_hex(8)}"
     prompt = f"Grüße aus Zürich: repeat this and nothing else: {nonce}\n"
-    status, events = server.post_run({"cli": cli, "stdin": prompt, "args": args})
+    status, events = server.post_run({**request, "stdin": prompt})
     assert mark.containers() == []
     assert status == 200
     assert exit_code(events) == 0, text_of(events, "stderr")
