@@ -1,6 +1,7 @@
 """What a run gets of its request's variables, and where the server's key goes: in every mode."""
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -9,7 +10,7 @@ from threading import Thread
 
 import pytest
 
-from codex_serve.launchers.variables import overlay, passed
+from codex_serve.launchers.variables import _NOT_OF_A_PROVIDER, overlay, passed
 from conftest import StartServer
 from containers import ROOT
 from engine import BASE_IMAGE, NEEDS_ENGINE
@@ -151,6 +152,16 @@ def test_a_cli_gets_what_request_and_operator_named_and_nothing_else(
     assert seen.items() >= named.items()
     assert seen["SHARED"] == seen["ANTHROPIC_SMALL_FAST_MODEL"] == "operator's"
     assert not seen.keys() & {"UNNAMED", "ANTHROPIC_MODEL", *refused} - {"CLI_ENV_PASS"}
+
+
+def test_the_documents_name_each_beginning_that_is_kept_from_a_cli() -> None:
+    text = (ROOT / "docs/configuration.md").read_text()
+    listed = text.partition("all that begin with ")[2].partition(". Only names")[0]
+    beginnings = re.findall(r"`([A-Z_]+)`", listed)
+    assert beginnings
+    assert passed((), {f"{beginning}X": "" for beginning in beginnings}) == ""
+    kept = re.findall(r"[A-Z_]+", _NOT_OF_A_PROVIDER.pattern.partition(")")[0])
+    assert sorted(beginnings) == sorted(kept)
 
 
 OURS = {"LITELLM_BASE_URL": "http://ours", "LITELLM_API_KEY": KEY, "HTTPS_PROXY": "http://p"}
