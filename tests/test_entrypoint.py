@@ -92,9 +92,11 @@ class Host:
         """
         merged = {name: value for name, value in (self.env | env).items() if value is not None}
         merged |= given
+        program = shutil.which(shell)
+        assert program is not None
         with subprocess.Popen(
             ["sh", str(ENTRYPOINT), *args],
-            executable=shutil.which(shell),
+            executable=program,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
