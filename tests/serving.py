@@ -87,7 +87,13 @@ class Stream:
 
 
 class Server:
-    """A running server of which everything can be seen from outside."""
+    """A running server of which everything can be seen from outside.
+
+    Attributes:
+      silence_s: how long a response may be silent before the test fails.
+    """
+
+    silence_s: float = TIMEOUT_S
 
     def __init__(
         self,
@@ -168,7 +174,7 @@ class Server:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_S)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=self.silence_s)
         try:
             connection.request(method, path, body, dict(headers or {}))
             response = connection.getresponse()

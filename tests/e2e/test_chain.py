@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from chain import CLIS, KEY, MODEL, OTHER_ACCOUNTS, Chain, chain
+from chain import CELL_TIMEOUT_S, CLIS, KEY, MODEL, OTHER_ACCOUNTS, Chain, chain
 from containers import RUNS_IMAGES, WITH_SOCKET, ContainerServer
 from engine import Mark
 from serving import exit_code, text_of
@@ -52,6 +52,7 @@ def server(
         "DOCKER_RUN_ARGS": shlex.join([mark.option, *inherited]),
     }
     with ContainerServer(server_image, [WITH_SOCKET], env) as server:
+        server.silence_s = CELL_TIMEOUT_S  # opencode alone is silent for 30 s on a busy machine
         yield server
 
 
