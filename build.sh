@@ -14,6 +14,7 @@ if [ "${1:-}" = --lock ]; then
     "$tools/bin/uv" pip compile --quiet --upgrade --universal --python-version 3.11 \
       --generate-hashes --no-emit-index-url --no-header --no-annotate "$@"
   }
+  lock - --output-file requirements-pip.txt <<<pip
   lock pyproject.toml --output-file requirements.txt
   lock pyproject.toml --group dev --output-file requirements-dev.txt
   lock codex.docker/chain/requirements.in --output-file codex.docker/chain/requirements.txt

@@ -12,6 +12,7 @@
 # Arguments go to pytest, and then style and types are left out.
 set -euo pipefail
 cd "$(dirname "$0")"
+export PIP_DISABLE_PIP_VERSION_CHECK=1
 envs=${TEST_ENVS:-.venv-test}
 mkdir -p "$envs"
 envs=$(cd "$envs" && pwd)
@@ -28,13 +29,15 @@ find_python() {
   return 1
 }
 
-# Makes the environment $1 with Python $2 and what $3 locks, unless it has that already.
+# Makes the environment $1 with Python $2 and what $3 locks, unless it has that already. The pip that
+# comes with Python may be too old for a lock file, so that the environment gets one of its own first.
 make_env() {
-  cmp -s "$3" "$1/installed.txt" && return
+  cat requirements-pip.txt "$3" | cmp -s - "$1/installed.txt" && return
   rm -rf "$1" &&
     "$2" -m venv "$1" &&
-    "$1/bin/pip" install --quiet --disable-pip-version-check --require-hashes -r "$3" &&
-    cp "$3" "$1/installed.txt"
+    "$1/bin/pip" install --quiet --require-hashes -r requirements-pip.txt &&
+    "$1/bin/pip" install --quiet --require-hashes -r "$3" &&
+    cat requirements-pip.txt "$3" >"$1/installed.txt"
 }
 
 # Installs the real CLIs for the end-to-end tests and points the tests at them.
