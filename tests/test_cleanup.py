@@ -409,6 +409,7 @@ def test_a_supervisor_that_reports_after_its_fork_servers_death_costs_no_run(
             # The supervisor that waits gets the run, and the next one is asked for.
             stream = stack.enter_context(server.stream("sh", "-c", "echo $$; exec sleep 60"))
             int(stream.next_event()["data"])
+            assert server.request("GET", "/models").status == 200  # so it has been asked for
             server.signal(signal.SIGSTOP)
             before = len(children(pid))
             resume(pid)

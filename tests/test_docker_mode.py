@@ -1,6 +1,7 @@
 """Docker mode: what a container gets, and what its client is told."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -194,8 +195,13 @@ def test_split_model_keeps_the_order_of_the_rest() -> None:
         ("DOCKER_LEASE_DIR", "/proc/nowhere"),
     ],
 )
-def test_a_setting_that_cannot_work_stops_the_start(variable: str, text: str) -> None:
-    assert variable in refused_start(env={"CODEX_DOCKER_IMAGE": "img", variable: text})
+def test_a_setting_that_cannot_work_stops_the_start(
+    tmp_path: Path, variable: str, text: str
+) -> None:
+    (tmp_path / "docker").touch(0o755)  # it is looked for, and never run
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    settings = {"PATH": path, "CODEX_DOCKER_IMAGE": "img", variable: text}
+    assert variable in refused_start(env=settings)
 
 
 def test_a_machine_without_the_docker_client_stops_the_start(tmp_path: Path) -> None:
