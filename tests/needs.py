@@ -85,10 +85,6 @@ def root() -> str | None:
     return None if os.geteuid() == 0 else "the user is not root"
 
 
-def strace() -> str | None:
-    return refusal("strace", "-o", "/dev/null", "true")
-
-
 def e2e() -> str | None:
     """The real codex."""
     name = "CODEX_E2E_NODE_MODULES"
@@ -111,7 +107,6 @@ PROBES: Mapping[str, Callable[[], str | None]] = {
         pidns,
         ipv6,
         root,
-        strace,
         e2e,
         litellm,
     )

@@ -300,6 +300,7 @@ def test_the_command_sees_three_descriptors_default_signals_and_its_own_session(
     assert session == pid
 
 
+@pytest.mark.slow
 def test_the_supervisor_keeps_the_deadline_while_the_server_is_stopped(
     start_server: StartServer,
 ) -> None:
@@ -347,6 +348,7 @@ def test_a_killed_fork_server_is_replaced_and_costs_no_run(start_server: StartSe
     server.wait_for_log("fork server died")
 
 
+@pytest.mark.slow
 def test_a_fork_server_that_dies_while_it_forks_costs_no_run(start_server: StartServer) -> None:
     server = start_server(SETTINGS)
     killed_at = 0.0
@@ -394,6 +396,7 @@ def test_more_runs_at_once_than_the_fork_server_can_be_asked_for_all_start(
                 assert response.read().endswith(b'{"type":"exit","code":0}\n\r\n0\r\n\r\n')
 
 
+@pytest.mark.slow
 def test_a_supervisor_that_reports_after_its_fork_servers_death_costs_no_run(
     start_server: StartServer,
 ) -> None:

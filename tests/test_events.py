@@ -32,6 +32,7 @@ def decode(*pieces: bytes) -> str:
     return "".join([*texts, decoder.finish()])
 
 
+@pytest.mark.slow
 @given(SAMPLES)
 def test_whole_and_byte_by_byte_give_the_same_text(data: bytes) -> None:
     expected = data.decode("utf-8", "replace")

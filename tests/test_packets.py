@@ -849,6 +849,7 @@ def test_the_request_that_the_bodies_come_from_makes_a_file(
     wait_until(lambda: runs_of(server_in_folder) > runs, "the log of the run")
 
 
+@pytest.mark.slow
 @given(body=bodies)
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_body_is_a_stream_or_our_refusal_which_starts_nothing(

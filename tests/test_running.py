@@ -109,6 +109,7 @@ def test_a_child_that_does_not_read_its_prompt_is_no_error(server: Server, scrip
     assert text_of(events, "stderr") == ""
 
 
+@pytest.mark.slow
 def test_a_reader_that_stops_makes_the_child_wait(
     start_server: StartServer, tmp_path: Path
 ) -> None:
@@ -174,6 +175,7 @@ def test_arguments_that_are_too_long_are_126_in_words(server: Server) -> None:
     assert exit_code(events) == 126
 
 
+@pytest.mark.slow
 def test_the_timeout_ends_the_child_and_says_so(start_server: StartServer) -> None:
     server = start_server({"RUN_RESPONSE_TIMEOUT_SECONDS": "0.5"})
     events = server.run("sh", "-c", "echo $$; exec sleep 60")
@@ -187,6 +189,7 @@ def test_the_timeout_ends_the_child_and_says_so(start_server: StartServer) -> No
     ]
 
 
+@pytest.mark.slow
 def test_the_timeout_ends_the_child_while_the_reader_stalls(start_server: StartServer) -> None:
     server = start_server({"RUN_RESPONSE_TIMEOUT_SECONDS": "1"})
     with server.stream("sh", "-c", "echo $$; exec cat /dev/zero") as stream:
@@ -196,6 +199,7 @@ def test_the_timeout_ends_the_child_while_the_reader_stalls(start_server: StartS
     assert exit_code(events) == 124
 
 
+@pytest.mark.slow
 def test_output_up_to_the_timeout_is_not_lost(start_server: StartServer) -> None:
     server = start_server({"RUN_RESPONSE_TIMEOUT_SECONDS": "1"})
     script = "trap 'echo last words; exit' TERM; echo first; while :; do sleep 0.01; done"

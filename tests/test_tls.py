@@ -110,6 +110,7 @@ def test_a_client_that_leaves_ends_the_run(start_server: StartServer, authority:
     wait_gone(pid)
 
 
+@pytest.mark.slow
 def test_a_client_that_never_reads_is_let_go(
     start_server: StartServer, authority: Authority
 ) -> None:
@@ -127,6 +128,7 @@ def test_a_client_that_never_reads_is_let_go(
     connection.close()
 
 
+@pytest.mark.slow
 def test_what_is_not_tls_harms_nobody_and_does_not_stay(
     start_server: StartServer, authority: Authority
 ) -> None:
@@ -149,6 +151,7 @@ def test_what_is_not_tls_harms_nobody_and_does_not_stay(
     assert not any("Traceback" in line for line in server.log)
 
 
+@pytest.mark.slow
 def test_a_stop_is_obeyed_though_a_client_does_not_read(
     start_server: StartServer, authority: Authority
 ) -> None:
