@@ -10,8 +10,9 @@ follow a request make it stop reading.
 
 import re
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from email.utils import formatdate
 from enum import Enum, auto
 from functools import partial
 from http import HTTPStatus
@@ -32,9 +33,7 @@ from hypercorn.typing import (
 )
 
 from codex_serve.events import encode_error
-
-MAX_HEAD_BYTES = 16_384
-"""The most that a request line and its headers may take."""
+from codex_serve.incoming import Incoming
 
 MAX_PIPELINED_BYTES = 65_536
 """The most that may wait behind the request being answered."""
@@ -206,7 +205,8 @@ class Http1:
         self._link = link
         self._body_timeout_s = body_timeout_s
         self._body_limit: trio.CancelScope | None = None
-        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
+        self._h11 = h11.Connection(h11.SERVER)
+        self._incoming = Incoming(self._h11)
         self._stream: HTTPStream | None = None
         self._advancing = False
         self._refused = False
@@ -227,9 +227,9 @@ class Http1:
         """
         if self._h11.their_state is h11.MUST_CLOSE:
             return None  # behind a last request; h11 would call it an error
-        self._h11.receive_data(data)
+        self._incoming.receive(data)
         answer = await self._advance()
-        if self._responding and len(self._h11.trailing_data[0]) > MAX_PIPELINED_BYTES:
+        if self._responding and self._incoming.waiting_bytes > MAX_PIPELINED_BYTES:
             if self._h11.our_state is h11.DONE:
                 # The peer may have the end of the response before we know that it
                 # has gone out, and send a long request.
@@ -257,12 +257,14 @@ class Http1:
         body: list[bytes] = []  # that came together goes to the application together
         try:
             while not self._refused and self._h11.their_state is not h11.MUST_CLOSE:
-                event = self._h11.next_event()
+                event = self._incoming.next_event()
                 match event:
                     case h11.Request():
                         await self._open(event)
-                    case h11.Data():
-                        body.append(bytes(event.data))
+                    case bytes():
+                        if body:  # chunks, and many: others have their turn
+                            await trio.lowlevel.checkpoint()
+                        body.append(event)
                     case h11.EndOfMessage():
                         if self._body_limit is not None:
                             self._body_limit.cancel()
@@ -386,26 +388,49 @@ class Http1:
             self._link.set_idle(True)
             if self._exchange_over is not None:
                 self._exchange_over.set()
-            if self._h11.trailing_data[0]:
+            if self._incoming.waiting_bytes:
                 self._tasks.spawn(self._go_on)
 
     async def _refuse(self, status: int, detail: str) -> None:
         """Answer what never reached the application, look at nothing more, and hang up."""
         self._refused = True
         if self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            code = HTTPStatus(status).phrase.lower().replace(" ", "_")
-            body = encode_error(code, detail)
-            headers = [
-                (b"content-type", b"application/json"),
-                (b"content-length", b"%d" % len(body)),
-                (b"connection", b"close"),
-                *self._config.response_headers("h11"),
-            ]
-            self._write(_response(status, headers))
-            self._write(h11.Data(data=body))
-            self._write(h11.EndOfMessage())
-            await self._flush()
+            answer = refusal(status, detail, head_only=self._incoming.by_head)
+            await self._link.send(answer)
         self._link.hang_up(Closing.RESET if self.unfinished else Closing.LINGERING)
+
+
+def refusal(
+    status: int,
+    detail: str,
+    code: str | None = None,
+    headers: Sequence[str] = (),
+    *,
+    head_only: bool = False,
+) -> bytes:
+    """Return a whole response, after which the connection is closed.
+
+    It is made by hand, because h11 can answer only what it could read.
+
+    Args:
+      status: its status.
+      detail: the sentence in its body.
+      code: the word in its body; else that of the status.
+      headers: more of them.
+      head_only: whether it answers a ``HEAD``, and so goes without its body.
+    """
+    phrase = HTTPStatus(status).phrase
+    body = encode_error(code or phrase.lower().replace(" ", "_"), detail)
+    lines = [
+        f"HTTP/1.1 {status} {phrase}",
+        "content-type: application/json",
+        f"content-length: {len(body)}",
+        f"date: {formatdate(usegmt=True)}",
+        "connection: close",
+        *headers,
+    ]
+    head = "\r\n".join([*lines, "", ""]).encode()
+    return head if head_only else head + body
 
 
 def _response(status: int, headers: list[tuple[bytes, bytes]]) -> h11.Response:

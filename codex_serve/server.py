@@ -27,7 +27,7 @@ from codex_serve.config import Config
 from codex_serve.connection import Connection, Limits
 from codex_serve.descriptors import reserve_descriptors
 from codex_serve.errors import ConfigError
-from codex_serve.events import encode_error
+from codex_serve.http1 import refusal
 from codex_serve.modes import open_runner
 from codex_serve.registry import Registry
 from codex_serve.supervision.limits import LONGEST_REMOVAL_S
@@ -219,14 +219,12 @@ class _Edge:
 
     async def _turn_away(self, stream: trio.SocketStream) -> None:
         """Say that there are too many, where that can be said briefly, and close."""
-        body = encode_error(
-            "too_many_connections",
+        answer = refusal(
+            503,
             f"The server has its {self._max_connections} connections (MAX_CONNECTIONS); "
             "try again later.",
-        )
-        head = (
-            "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\nRetry-After: 1\r\nConnection: close\r\n\r\n"
+            "too_many_connections",
+            ["retry-after: 1"],
         )
         async with stream:
             with (
@@ -236,7 +234,7 @@ class _Edge:
                 self._refusals.acquire_on_behalf_of_nowait(stream)
                 try:
                     if self._tls is None:
-                        await stream.send_all(head.encode() + body)
+                        await stream.send_all(answer)
                         await stream.send_eof()
                         while await stream.receive_some():
                             pass

@@ -35,7 +35,8 @@ from hyperframe.frame import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from codex_serve.http1 import MAX_HEAD_BYTES, MAX_PIPELINED_BYTES
+from codex_serve.http1 import MAX_PIPELINED_BYTES
+from codex_serve.incoming import MAX_FRAMING_BYTES, MAX_HEAD_BYTES, MAX_HEADERS
 from conftest import TOOLS
 from processes import alive, wait_gone, wait_until
 from serving import TIMEOUT_S, Answer, Event, Server, Stream, exit_code, text_of
@@ -215,8 +216,12 @@ GARBAGE = [
     Packet("PROXY protocol 1", b"PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\n" + MODELS),
     Packet("PROXY protocol 2", b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + bytes(12)),
     Packet("NUL bytes", bytes(100_000)),
-    Packet("line ends", b"\r\n" * 50_000),
-    Packet("bare line feeds only", b"\n" * 50_000),
+    Packet("line ends", b"\r\n" * 50_000, None),
+    Packet("bare line feeds only", b"\n" * 50_000, None),
+    Packet("line ends before a request", b"\r\n" * 3 + MODELS, 200),
+    Packet("line feeds before a request", b"\n\n" + MODELS, 200),
+    Packet("a line end between requests", post(HELLO) + b"\r\n" + MODELS, 200),
+    Packet("a space before a request", b" " + MODELS),
     Packet("a request cut short", MODELS[:-2], None),
     Packet("HTTP/0.9", b"GET /models\r\n\r\n"),
     Packet("HTTP/1.2", get(version=b"1.2"), 505),
@@ -233,7 +238,9 @@ HEADERS = [
     Packet("a huge header line", get(b"X: " + b"x" * 1_000_000), 431),
     Packet("a huge request line", b"GET /" + b"x" * 1_000_000, 431),
     Packet("headers of the greatest size", get(b"X: " + b"x" * (MAX_HEAD_BYTES - 60)), 200),
-    Packet("3000 headers", get(*[b"X:"] * 3000), 200),
+    Packet("as many headers as may be", get(*[b"X:"] * (MAX_HEADERS - 1)), 200),
+    Packet("a header too many", get(*[b"X:"] * MAX_HEADERS), 431),
+    Packet("3000 headers", get(*[b"X:"] * 3000), 431),
     Packet("20000 headers", get(*(b"X-%d: y" % n for n in range(20_000))), 431),
     Packet("headers without an end", b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 100_000, 431),
     Packet("a NUL in a header's value", get(b"X: a\0b")),
@@ -244,6 +251,9 @@ HEADERS = [
     Packet("a header without a name", get(b": value")),
     Packet("a space before the colon", get(b"X : y")),
     Packet("a space before the first header", b"GET /models HTTP/1.1\r\n Host: x\r\n\r\n"),
+    Packet("blanks before a NUL", get(b"X:" + b" " * 15_000 + b"\0")),
+    Packet("blanks before a form feed", get(b"X:" + b" \t" * 7_500 + b"\f")),
+    Packet("blanks before a carriage return", get(b"X:" + b" " * 15_000 + b"\rx")),
     Packet("a header continued on the next line", get(b"X: a", b" b"), 200),
     Packet("a header beyond ASCII", get(b"X: \xff\xfe"), 200),
     Packet("a header name beyond ASCII", get(b"\xff: x")),
@@ -309,7 +319,7 @@ CHUNKS = [
     Packet("a chunk size with an underscore", chunked(b"0_2\r\n{}\r\n0\r\n\r\n")),
     Packet("an empty chunk size", chunked(b"\r\n{}\r\n0\r\n\r\n")),
     Packet("a chunk size of 100 digits", chunked(b"1" * 100 + b"\r\n")),
-    Packet("a chunk size of 100000 digits", chunked(b"1" * 100_000), 431),
+    Packet("a chunk size of 100000 digits", chunked(b"1" * 100_000)),
     Packet("a chunk size of 20 digits", chunked(b"f" * 20 + b"\r\n" + b"x" * 100_000), None),
     Packet("a chunk longer than its size", chunked(b"2\r\n{}xx0\r\n\r\n")),
     Packet("a chunk shorter than its size", chunked(b"5\r\n{}\r\n0\r\n\r\nxxxx")),
@@ -322,11 +332,23 @@ CHUNKS = [
     Packet("a space before a chunk extension", chunked(chunk(BODY, b" ;a") + b"0\r\n\r\n")),
     Packet("a chunk extension without its sign", chunked(chunk(BODY, b" a") + b"0\r\n\r\n")),
     Packet("a line feed in a chunk extension", chunked(chunk(BODY, b";\n") + b"0\r\n\r\n")),
-    Packet("a huge chunk extension", chunked(b"2;" + b"x" * 1_000_000), 431),
+    Packet("a huge chunk extension", chunked(b"2;" + b"x" * 1_000_000)),
     Packet("a trailer", chunked(chunk(BODY) + b"0\r\nX: y\r\n\r\n"), 200),
     Packet("a trailer of a length", chunked(chunk(BODY) + b"0\r\nContent-Length: 9\r\n\r\n"), 200),
     Packet("a trailer without a colon", chunked(chunk(BODY) + b"0\r\nnonsense\r\n\r\n")),
     Packet("a huge trailer", chunked(chunk(BODY) + b"0\r\nX: " + b"x" * 1_000_000), 431),
+    Packet("blanks in a chunk extension", chunked(b"2;" + b" " * 15_000 + b"\n\r\n")),
+    Packet("blanks before a NUL in a trailer", chunked(b"0\r\nX:" + b" " * 15_000 + b"\0\r\n\r\n")),
+    Packet("a trailer too many", chunked(b"0\r\n" + b"X:\r\n" * (MAX_HEADERS + 2) + b"\r\n"), 431),
+    Packet("chunks of one byte without end", chunked(chunk(b" ") * 100_000)),
+    Packet(
+        "chunks of five bytes", chunked(chunk(b" " * 5) * 10_000 + chunk(BODY) + b"0\r\n\r\n"), 200
+    ),
+    Packet("lines as chunks", chunked(chunk(b" " * 100) * 1000 + chunk(BODY) + b"0\r\n\r\n"), 200),
+    Packet(
+        "a long extension in each chunk",
+        chunked(chunk(b" ", b";" + b"x" * 1000) * (MAX_FRAMING_BYTES // 1000 + 1)),
+    ),
     Packet("a thousand small chunks", chunked(chunk(b" ") * 1000 + b"0\r\n\r\n")),
 ]
 
