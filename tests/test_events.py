@@ -1,6 +1,7 @@
 """Bytes in, NDJSON out: the same text however the bytes were cut."""
 
 import json
+import unicodedata
 from itertools import pairwise
 
 import pytest
@@ -88,3 +89,26 @@ def test_an_error_is_one_line_that_is_a_stream_event_too() -> None:
         "detail": "no\nsuch",
         "code": "unknown_cli",
     }
+
+
+TEARING = "\n\r\v\f\x1c\x1d\x1e\x7f\x80\x85\x9f\u2028\u2029"
+TEXTS = st.text(st.sampled_from(TEARING) | st.characters(exclude_categories=["Cs"]))
+
+
+@given(st.lists(st.builds(Stdout, TEXTS) | st.builds(Stderr, TEXTS)))
+def test_lines_are_the_same_to_those_who_end_them_where_unicode_does(
+    events: list[Stdout | Stderr],
+) -> None:
+    text = encode_events(*events, Exit(0)).decode()
+    lines = text.splitlines()
+    assert [json.loads(line) for line in lines[:-1]] == [
+        {"type": "stdout" if isinstance(event, Stdout) else "stderr", "data": event.data}
+        for event in events
+    ]
+    assert not any(unicodedata.category(character) == "Cc" for line in lines for character in line)
+
+
+@given(TEXTS)
+def test_an_error_is_one_line_to_them_too(detail: str) -> None:
+    (line,) = encode_error("word", detail).decode().splitlines()
+    assert json.loads(line)["detail"] == detail
