@@ -54,7 +54,7 @@ class _App(QuartTrio):
             script_name="/",
             subdomain="",
             url_scheme=request.scheme,
-            path_info=request.path,
+            path_info=request.path.rstrip("/"),
             default_method=request.method,
         )
         try:
@@ -107,7 +107,7 @@ def create_app(config: Config, runner: Runner) -> QuartTrio:
         return Response(clis_json, content_type="application/json")
 
     app = _App()
-    # //run, which a base URL that ends in a slash gives, arrives here as /run.
+    # //run, which a base URL that ends in a slash gives, and /run/ arrive here as /run.
     app.url_map.add(Rule("/run", endpoint=run, methods=["POST"]))
     app.url_map.add(Rule("/models", endpoint=models, methods=["GET"]))
     app.url_map.add(Rule("/clis", endpoint=clis, methods=["GET"]))

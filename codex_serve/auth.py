@@ -18,7 +18,7 @@ from codex_serve.errors import ConfigError
 from codex_serve.events import encode_error
 
 _TOKEN = re.compile(r"[A-Za-z0-9._~-]{16,}")
-_PATH = re.compile(r"/+t/([^/]*)(/.*)", re.DOTALL)
+_PATH = re.compile(r"/+t/([^/]+)(/.*)", re.DOTALL)
 
 
 def load_tokens(config: Config) -> frozenset[str]:
@@ -68,9 +68,10 @@ class TokenGate:
     ) -> None:
         """Answer 401 ``unauthorized``, or pass the request on without its token."""
         assert scope["type"] == "http"
-        headers = dict(scope["headers"])
-        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
-        if scheme.lower() == b"bearer" and self._knows(given.strip()):
+        header = dict(scope["headers"]).get(b"authorization")
+        scheme, _, given = (header or b"").partition(b" ")
+        is_bearer = scheme.lower() == b"bearer" and given.strip() != b""
+        if is_bearer and self._knows(given.strip()):
             await self._app(scope, receive, send)
             return
         found = _PATH.fullmatch(scope["path"])
@@ -78,11 +79,16 @@ class TokenGate:
             inner: Any = {**scope, "path": found[2], "raw_path": found[2].encode()}
             await self._app(inner, receive, send)
             return
-        body = encode_error(
-            "unauthorized",
-            "A token is needed: send 'Authorization: Bearer TOKEN', "
-            "or put /t/TOKEN in front of the path.",
-        )
+        if is_bearer or found is not None:
+            detail = "The token that was sent is none of this server's."
+        elif header is not None:
+            detail = "The header 'Authorization' must be 'Bearer TOKEN'."
+        else:
+            detail = (
+                "A token is needed: send 'Authorization: Bearer TOKEN', "
+                "or put /t/TOKEN in front of the path."
+            )
+        body = encode_error("unauthorized", detail)
         response_headers = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),

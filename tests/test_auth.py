@@ -39,31 +39,42 @@ def test_each_token_opens_as_a_header_and_as_a_prefix_of_the_path(
     assert answer.events[0] == {"type": "stdout", "data": "in\n"}
 
 
+NONE = "A token is needed"
+WRONG = "none of this server's"
+MALFORMED = "must be 'Bearer TOKEN'"
+
+
 @pytest.mark.parametrize(
-    ("path", "authorization"),
+    ("path", "authorization", "words"),
     [
-        ("/models", None),
-        ("/clis", None),
-        ("/nope", None),
-        ("/models", "Bearer wrong-token-0123456789"),
-        ("/models", f"Bearer {TOKENS[0]}x"),
-        ("/models", f"Bearer {TOKENS[0][:-1]}"),
-        ("/models", f"Basic {TOKENS[0]}"),
-        ("/models", "Bearer"),
-        ("/models", "Bearer \xe9"),
-        ("/t/wrong-token-0123456789/models", None),
-        ("/t//models", None),
-        (f"/t/{TOKENS[0]}", None),
-        (f"/x/t/{TOKENS[0]}/models", None),
+        ("/models", None, NONE),
+        ("/clis", None, NONE),
+        ("/nope", None, NONE),
+        ("/models", "Bearer wrong-token-0123456789", WRONG),
+        ("/models", f"Bearer {TOKENS[0]}x", WRONG),
+        ("/models", f"Bearer {TOKENS[0][:-1]}", WRONG),
+        ("/models", "Bearer \xe9", WRONG),
+        ("/models", f"Basic {TOKENS[0]}", MALFORMED),
+        ("/models", TOKENS[0], MALFORMED),
+        ("/models", "Bearer", MALFORMED),
+        ("/models", "Bearer ", MALFORMED),
+        ("/models", "", MALFORMED),
+        ("/t/wrong-token-0123456789/models", None, WRONG),
+        ("/t/wrong-token-0123456789/models", "Basic x", WRONG),
+        ("/t//models", None, NONE),
+        (f"/t/{TOKENS[0]}", None, NONE),
+        (f"/x/t/{TOKENS[0]}/models", None, NONE),
     ],
 )
-def test_without_a_right_token_everything_is_401(
-    guarded: Server, path: str, authorization: str | None
+def test_without_a_right_token_everything_is_401_and_the_words_say_what_is_wrong(
+    guarded: Server, path: str, authorization: str | None, words: str
 ) -> None:
     answer = get(guarded, path, authorization)
     assert (answer.status, answer.error["code"]) == (401, "unauthorized")
     assert answer.headers["WWW-Authenticate"] == "Bearer"
     assert answer.error["data"] == answer.error["detail"]
+    assert words in answer.error["detail"]
+    assert "oken-0123" not in answer.error["detail"]
 
 
 def test_a_refused_run_starts_nothing(guarded: Server, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import random
+import select
 import socket
 import ssl
 import struct
@@ -674,6 +675,21 @@ def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
         answers = [read_answer(file) for _ in range(3)]
     keys = [list(json.loads(answer.body)) for answer in answers if answer is not None]
     assert keys == [["models", "count"], ["clis", "count"], ["models", "count"]]
+
+
+@pytest.mark.parametrize("size", [1, 1000], ids=["byte by byte", "at once"])
+@pytest.mark.parametrize("line_end", [b"\r\n", b"\n", b"\r\n\n\r\n"])
+def test_a_line_end_behind_a_body_is_no_request(server: Server, line_end: bytes, size: int) -> None:
+    with server.connect() as connection, connection.makefile("rb") as file:
+        deliver(connection, line_end + post(HELLO) + line_end + CLIS + line_end + MODELS, size)
+        answers = [read_answer(file) for _ in range(3)]
+        assert [answer.status for answer in answers if answer is not None] == [200] * 3
+        deliver(connection, line_end, size)
+        assert not select.select([connection], [], [], 0)[0]
+        deliver(connection, MODELS, size)
+        last = read_answer(file)
+    assert last is not None
+    assert last.status == 200
 
 
 def test_pipelined_runs_are_answered_in_order(server: Server) -> None:

@@ -60,6 +60,14 @@ def test_a_base_url_with_a_trailing_slash_works(server: Server) -> None:
     assert (answer.status, answer.events) == (200, [{"type": "exit", "code": 0}])
 
 
+def test_a_path_with_a_trailing_slash_works(server: Server) -> None:
+    for path in ("/models", "/clis"):
+        assert server.request("GET", f"{path}/").body == server.request("GET", path).body
+    answer = server.post({"cli": "true"}, path="/run/")
+    assert (answer.status, answer.events) == (200, [{"type": "exit", "code": 0}])
+    check_error(server.request("GET", "/run/"), 405, "method_not_allowed")
+
+
 def test_malformed_json_is_400(server: Server) -> None:
     assert "JSON" in check_error(server.post(b'{"cli": '), 400, "malformed_json")
     check_error(server.post(b"[" * 100_000), 400, "malformed_json")
@@ -128,7 +136,7 @@ def test_the_default_limit_is_16_mib(server: Server) -> None:
     check_error(server.post(fits + b" "), 413, "request_too_large")
 
 
-@pytest.mark.parametrize("path", ["/", "/nope", "/run/", "/static/x", "/%2e%2e/run"])
+@pytest.mark.parametrize("path", ["/", "/nope", "/run/x", "/nope/", "/static/x", "/%2e%2e/run"])
 def test_an_unknown_path_is_404(server: Server, path: str) -> None:
     assert "/run, /models or /clis" in check_error(server.request("GET", path), 404, "not_found")
 
@@ -178,6 +186,56 @@ def test_what_is_not_http_gets_our_error_too(
 ) -> None:
     check_error(raw(server, data), status, code)
     assert server.request("GET", "/models").status == 200
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"HEAD /models HTTP/1.1\r\n\r\n", 400),
+        (b"HEAD /models HTTP/1.1\r\nHost: x\r\nX : y\r\n\r\n", 400),
+        (b"HEAD models HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"HEAD /models HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n", 400),
+        (b"HEAD /run HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+        (b"HEAD /models HTTP/1.2\r\nHost: x\r\n\r\n", 505),
+        (b"HEAD /models HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
+        (b"HEAD /models HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 100_000, 431),
+        (b"HEAD /nope HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 404),
+        (b"HEAD /run HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 405),
+        (b"HEAD /models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 200),
+        (b"\r\nHEAD /models/ HTTP/1.0\r\nHost: x\r\n\r\n", 200),
+    ],
+)
+def test_head_is_answered_with_a_head_only(server: Server, data: bytes, status: int) -> None:
+    with server.connect() as connection, connection.makefile("rb") as file:
+        connection.sendall(data)
+        head, end, body = file.read().partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert end
+    assert body == b""
+    lines = head.lower().split(b"\r\n")
+    assert b"content-type: application/json" in lines
+    assert b"connection: close" in lines
+    if status == 200:
+        length = len(server.request("GET", "/models").body)
+        assert b"content-length: %d" % length in lines
+
+
+def test_head_may_have_a_body_and_be_followed_by_another(server: Server) -> None:
+    with server.connect() as connection, connection.makefile("rb") as file:
+        connection.sendall(
+            b"HEAD /models HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"
+            b"helloHEAD /models HTTP/1.1\r\nHost: x\r\n\r\n"
+        )
+        for _ in range(2):
+            assert file.readline() == b"HTTP/1.1 200 OK\r\n"
+            while file.readline().strip():
+                pass
+
+
+def test_errors_of_http_hold_nothing_of_the_request(server: Server) -> None:
+    answer = raw(server, b"GET /models HTTP/1.1\r\nHost: x\r\nsecret value\r\n\r\n")
+    detail = check_error(answer, 400, "bad_request")
+    assert detail == "The request is not valid HTTP: illegal header line."
 
 
 def test_an_absolute_target_is_understood(server: Server) -> None:
