@@ -4,10 +4,8 @@ The rule this file guards: an exception in one connection is one line in the
 log and never the end of the server, and a server that was told to stop stops.
 """
 
-import ipaddress
 import logging
 import signal
-import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
@@ -26,8 +24,8 @@ from codex_serve.auth import TokenGate, load_tokens
 from codex_serve.config import Config
 from codex_serve.connection import Connection, Limits
 from codex_serve.descriptors import reserve_descriptors
-from codex_serve.errors import ConfigError
 from codex_serve.http1 import refusal
+from codex_serve.listening import is_loopback, listen
 from codex_serve.modes import open_runner
 from codex_serve.registry import Registry
 from codex_serve.supervision.limits import LONGEST_REMOVAL_S
@@ -35,7 +33,6 @@ from codex_serve.tls import load_tls
 
 logger = logging.getLogger(__name__)
 
-BACKLOG = 1024
 MAX_REFUSALS = 32
 """How many connections beyond the limit are told so at a time; more are just closed."""
 
@@ -63,14 +60,14 @@ async def serve(config: Config) -> None:
     reserve = reserve_descriptors(config.max_connections)
     registry = Registry()
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        listeners = await _listen(config)
+        listeners = await listen(config)
         async with (
             _loading("codex_serve.app"),
             open_runner(config, reserve.max_files, registry) as runner,
         ):
             from codex_serve.app import create_app  # waits until it is loaded
 
-            if not tokens and not all(map(_is_loopback, listeners)):
+            if not tokens and not all(map(is_loopback, listeners)):
                 logger.warning(
                     "no token is set: whoever reaches this address can run %s as this user; "
                     "set CODEX_SERVE_TOKEN_FILE, or HOST=127.0.0.1",
@@ -118,43 +115,6 @@ async def _accept(
             logger.info("listening on %s://%s", edge.scheme, address)
         await until
         nursery.cancel_scope.cancel()
-
-
-async def _listen(config: Config) -> list[trio.SocketListener]:
-    try:
-        listeners = await trio.open_tcp_listeners(config.port, host=config.host, backlog=BACKLOG)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ConfigError(
-            f"HOST and PORT must be an address of this machine that is free, "
-            f"not {config.host}:{config.port}: {reason}"
-        ) from error
-    for listener in listeners:
-        _notice_dead_peers(listener.socket, config.write_timeout_s)
-    return listeners
-
-
-def _notice_dead_peers(sock: trio.socket.SocketType, timeout_s: float) -> None:
-    """Let the kernel find out within about ``timeout_s`` that a peer is gone without a word.
-
-    For a connection that waits (keep-alive) and for one that is being written
-    to (user timeout). Linux hands the options of a listener on to what it accepts.
-    """
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in {
-        "TCP_KEEPIDLE": max(1, round(timeout_s / 2)),
-        "TCP_KEEPINTVL": max(1, round(timeout_s / 6)),
-        "TCP_KEEPCNT": 3,
-        "TCP_USER_TIMEOUT": max(1000, round(timeout_s * 1000)),
-    }.items():
-        if hasattr(socket, name):  # not all systems have all
-            limit = 2**31 - 1 if name == "TCP_USER_TIMEOUT" else 32_767
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), min(value, limit))
-
-
-def _is_loopback(listener: trio.SocketListener) -> bool:
-    address = listener.socket.getsockname()[0]
-    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
 async def _log_signal(signals: AsyncIterator[int]) -> None:
