@@ -15,6 +15,9 @@ from codex_serve.server import serve
 CANNOT_WORK = 2
 """The exit status for a configuration that cannot work."""
 
+INTERRUPTED = 130
+"""The exit status after a Ctrl-C that came too early or too late to be obeyed."""
+
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--host", metavar="HOST", help="Address to listen on; comes before $HOST.")
@@ -34,6 +37,8 @@ def main(host: str | None, port: str | None, demo: bool) -> None:
         trio.run(serve, config)
     except* ConfigError as group:
         error = group
+    except* KeyboardInterrupt:
+        sys.exit(INTERRUPTED)  # click would say "Aborted!"
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     if error is not None:

@@ -5,6 +5,7 @@ log and never the end of the server, and a server that was told to stop stops.
 """
 
 import logging
+import os
 import signal
 import ssl
 from collections.abc import AsyncIterator, Awaitable
@@ -44,9 +45,10 @@ CLOSING_S = 2.0
 async def serve(config: Config) -> None:
     """Serve until a signal stops the server.
 
-    SIGTERM or SIGINT: no more connections are taken, runs go on for
+    SIGTERM, SIGINT or SIGHUP: no more connections are taken, runs go on for
     ``config.shutdown_grace_s``, then they are ended and their streams say so.
-    A second signal ends them at once.
+    A second signal ends them at once. A third ends this process, and leaves the
+    rest to the supervisors of the runs.
 
     Raises:
       ConfigError: the address cannot be listened on.
@@ -59,7 +61,7 @@ async def serve(config: Config) -> None:
     tokens, tls = load_tokens(config), load_tls(config)
     reserve = reserve_descriptors(config.max_connections)
     registry = Registry()
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    async with _stop_signals() as (stop, hurry):
         listeners = await listen(config)
         async with (
             _loading("codex_serve.app"),
@@ -77,9 +79,9 @@ async def serve(config: Config) -> None:
             app = TokenGate(app, tokens) if tokens else app
             edge = _Edge(app, tls, reserve.max_connections, config)
             async with trio.open_nursery() as connections:
-                await _accept(edge, listeners, connections, until=_log_signal(signals))
+                await _accept(edge, listeners, connections, until=stop.wait())
                 await edge.close_idle()
-                await _drain(registry, signals, config.shutdown_grace_s)
+                await _drain(registry, hurry, config.shutdown_grace_s)
                 ending_s = LONGEST_REMOVAL_S if config.docker else config.kill_grace_s
                 closing_s = ending_s + CLOSING_S
                 connections.cancel_scope.deadline = trio.current_time() + closing_s
@@ -117,22 +119,42 @@ async def _accept(
         nursery.cancel_scope.cancel()
 
 
-async def _log_signal(signals: AsyncIterator[int]) -> None:
+@asynccontextmanager
+async def _stop_signals() -> AsyncIterator[tuple[trio.Event, trio.Event]]:
+    """Give what the first signal to stop sets, and what the second; the third ends the process."""
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        numbers.append(signal.SIGHUP)
+    stop, hurry = trio.Event(), trio.Event()
+    with trio.open_signal_receiver(*numbers) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_obey, signals, stop, hurry)
+            yield stop, hurry
+            nursery.cancel_scope.cancel()
+
+
+async def _obey(signals: AsyncIterator[int], stop: trio.Event, hurry: trio.Event) -> None:
+    for event, words in ((stop, "stopping"), (hurry, "ending the runs")):
+        number = await anext(signals)
+        logger.info("%s: %s", signal.Signals(number).name, words)
+        event.set()
     number = await anext(signals)
-    logger.info("%s: stopping", signal.Signals(number).name)
+    logger.warning("%s: ended at once", signal.Signals(number).name)
+    # Not by the signal: to the main process of a container its own signals do nothing.
+    os._exit(128 + number)
 
 
-async def _drain(registry: Registry, signals: AsyncIterator[int], grace_s: float) -> None:
-    """Let the runs go on for ``grace_s`` or until a signal comes, then end them."""
+async def _drain(registry: Registry, hurry: trio.Event, grace_s: float) -> None:
+    """Let the runs go on for ``grace_s`` or until ``hurry`` is set, then end them."""
     registry.close()
     with trio.move_on_after(grace_s):
         async with trio.open_nursery() as nursery:
 
-            async def hurry() -> None:
-                await _log_signal(signals)
+            async def cut_short() -> None:
+                await hurry.wait()
                 nursery.cancel_scope.cancel()
 
-            nursery.start_soon(hurry)
+            nursery.start_soon(cut_short)
             await registry.wait_empty()
             nursery.cancel_scope.cancel()
     registry.shut_down_all()

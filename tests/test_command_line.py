@@ -2,9 +2,12 @@
 
 import signal
 import socket
+from pathlib import Path
 
 import pytest
+import trio
 
+from codex_serve import cli
 from conftest import StartServer
 from processes import wait_gone
 from serving import exit_code, refused_start, text_of
@@ -36,7 +39,10 @@ def test_options_come_before_the_environment(start_server: StartServer) -> None:
     assert server.request("GET", "/models").status == 200
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+STOP_SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_a_signal_stops_an_idle_server_with_status_0(
     start_server: StartServer, number: signal.Signals
 ) -> None:
@@ -46,14 +52,31 @@ def test_a_signal_stops_an_idle_server_with_status_0(
         assert server.process.wait(30) == 0
 
 
-def test_a_stop_lets_a_short_run_finish(start_server: StartServer) -> None:
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_a_stop_lets_a_short_run_finish(
+    start_server: StartServer, tmp_path: Path, number: signal.Signals
+) -> None:
     server = start_server({"SHUTDOWN_GRACE_SECONDS": "30"})
-    with server.stream("sh", "-c", "echo go; read line; echo done; exit 3", stdin="") as stream:
+    gate = tmp_path / "gate"
+    script = f"echo go; until [ -e {gate} ]; do sleep 0.01; done; echo done; exit 3"
+    with server.stream("sh", "-c", script) as stream:
         stream.read_until("go")
-        server.process.send_signal(signal.SIGTERM)
+        server.process.send_signal(number)
+        server.wait_for_log(f"{number.name}: stopping")
+        gate.touch()
         events = stream.rest()
+    assert text_of(events, "stdout") == "done\n"
     assert exit_code(events) == 3
     assert server.process.wait(30) == 0
+
+
+def test_a_hangup_that_is_ignored_as_by_nohup_stays_ignored(start_server: StartServer) -> None:
+    server = start_server(prefix=["env", "--ignore-signal=HUP"])
+    server.process.send_signal(signal.SIGHUP)
+    assert server.request("GET", "/models").status == 200
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(30) == 0
+    assert not any("SIGHUP" in line for line in server.log)
 
 
 def test_a_stop_ends_a_long_run_and_its_stream_says_so(start_server: StartServer) -> None:
@@ -76,6 +99,38 @@ def test_a_second_signal_does_not_wait_for_the_grace(start_server: StartServer) 
         server.process.send_signal(signal.SIGINT)
         assert exit_code(stream.rest()) == 143
     assert server.process.wait(30) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_a_third_signal_ends_the_server_at_once_and_the_run_after_it(
+    start_server: StartServer, number: signal.Signals
+) -> None:
+    settings = {"SHUTDOWN_GRACE_SECONDS": "10000", "RUN_KILL_GRACE_SECONDS": "5"}
+    server = start_server(settings)
+    with server.stream("sh", "-c", "trap '' TERM; echo $$; while :; do sleep 0.1; done") as stream:
+        pid = int(stream.next_event()["data"])
+        for words in ("stopping", "ending the runs", "ended at once"):
+            assert server.process.poll() is None
+            server.process.send_signal(number)
+            server.wait_for_log(f"{number.name}: {words}")
+        assert server.process.wait(30) == 128 + number
+    wait_gone(pid)
+    assert not any(word in line for line in server.log for word in ("Aborted", "Traceback"))
+
+
+def test_an_interrupt_that_nobody_obeys_is_an_exit_status_and_no_word(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trio, "run", interrupt)
+    monkeypatch.setattr(cli, "configure_logging", lambda level: None)
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main([])
+    assert exit_info.value.code == 130
+    assert capfd.readouterr() == ("", "")
 
 
 def test_the_demo_is_served_without_any_ai(start_server: StartServer) -> None:
