@@ -312,15 +312,23 @@ def test_http_1_0_gets_the_whole_stream_and_the_close(server: Server) -> None:
     assert json.loads(lines[-1]) == {"type": "exit", "code": 0}
 
 
+@pytest.mark.parametrize("isolation", ["subreaper", "process-group"])
 @pytest.mark.parametrize(
     "locale",
-    [{}, {"LC_ALL": "C"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}, {"PYTHONUTF8": "1"}],
+    [
+        {},
+        {"LC_ALL": "C"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0"},
+        {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        {"PYTHONUTF8": "1"},
+    ],
     ids=str,
 )
 def test_bytes_of_the_environment_and_of_arguments_arrive_as_they_are(
-    start_server: StartServer, locale: dict[str, str]
+    start_server: StartServer, locale: dict[str, str], isolation: str
 ) -> None:
-    server = start_server({**locale, "ODD": os.fsdecode(b"\xff\xc3\xa4")})
+    odd = {"ODD": os.fsdecode(b"\xff\xc3\xa4")}
+    server = start_server({**locale, **odd, "RUN_ISOLATION": isolation})
     script = 'printf %s "$ODD-$1-$THEIRS" | od -An -tx1'
     events = server.run("sh", "-c", script, "-", "ä", env={"THEIRS": "é"})
     assert text_of(events, "stdout").replace(" ", "").strip() == "ffc3a42dc3a42dc3a9"

@@ -126,8 +126,8 @@ class ProcessGroupStarter:
         stdin, stdout, stderr = stdio
         try:
             process = await trio.lowlevel.open_process(
-                launch.argv,
-                env=launch.env,
+                list(map(_as_utf8, launch.argv)),
+                env=_environment(launch),
                 stdin=stdin,
                 stdout=stdout,
                 stderr=stderr,
@@ -144,11 +144,24 @@ class ProcessGroupStarter:
                 await child.remove_rest()
 
 
+def _environment(launch: Launch) -> dict[str, str]:
+    return {_as_utf8(name): _as_utf8(value) for name, value in launch.env.items()}
+
+
+def _as_utf8(string: str) -> str:
+    """Return what the locale, whatever it is, encodes as ``string`` is in UTF-8."""
+    return os.fsdecode(string.encode("utf-8", "surrogateescape"))
+
+
 async def _attempt(removal: Removal, launch: Launch) -> bool:
     """Run a removal once, for ``ATTEMPT_S`` at most; return whether nothing is left."""
     with trio.move_on_after(ATTEMPT_S), suppress(OSError):
         done = await trio.run_process(
-            removal.argv, env=launch.env, check=False, stdout=DEVNULL, stderr=DEVNULL
+            list(map(_as_utf8, removal.argv)),
+            env=_environment(launch),
+            check=False,
+            stdout=DEVNULL,
+            stderr=DEVNULL,
         )
         return done.returncode == 0
     return False
