@@ -293,6 +293,7 @@ class Http1:
 
     async def _go_on(self) -> None:
         """Act on what has come behind a request that is answered now."""
+        await trio.lowlevel.checkpoint_if_cancelled()  # else all of it after the hang-up, too
         if answer := await self._advance():
             await answer()
 

@@ -13,7 +13,7 @@ import h11
 MAX_HEAD_BYTES = 16_384
 """The most that a request line and its headers may take, or the trailers of a body."""
 
-MAX_HEADERS = 256
+MAX_HEADERS = 100
 """The most headers that a request may have, and trailers."""
 
 MAX_FRAMING_BYTES = 16_384
@@ -21,8 +21,8 @@ MAX_FRAMING_BYTES = 16_384
 
 So chunks of five bytes and more may be as many as they like."""
 
-CHUNKS_AT_ONCE = 500
-"""The most chunks that are read before others have their turn: about half a millisecond."""
+CHUNKS_AT_ONCE = 100
+"""The most chunks that are read before others have their turn: about a tenth of a millisecond."""
 
 _BLOCK_END = re.compile(rb"\n\r?\n")
 _ERROR_QUOTE = re.compile(r":? bytearray\(.*", re.DOTALL)

@@ -24,9 +24,12 @@ class Peer:
         self.sent = b""
         self.closing: Closing | None = None
         self.scope = trio.CancelScope()
+        self.asked = 0
 
     async def send(self, data: bytes) -> None:
+        await trio.lowlevel.checkpoint_if_cancelled()
         self.sent += data
+        await trio.lowlevel.checkpoint_if_cancelled()
 
     def hang_up(self, closing: Closing) -> None:
         self.closing = closing
@@ -38,24 +41,24 @@ class Peer:
             tasks = Tasks()
             async with tasks:
                 link = Link(self.send, lambda idle: None, self.hang_up)
-                app, config, context = ASGIWrapper(measure), HypercornConfig(), WorkerContext(None)
+                app, config, context = ASGIWrapper(self.app), HypercornConfig(), WorkerContext(None)
                 http = Http1(app, config, context, tasks, Endpoints(False, None, None), link, 1000)
                 for piece in pieces:
                     if answer := await http.receive(piece):
                         tasks.spawn(answer)
         return self.sent
 
-
-async def measure(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-    length, more = 0, True
-    while more:
-        message = await receive()
-        assert message["type"] == "http.request"
-        length, more = length + len(message["body"]), message["more_body"]
-    body = b"<%d>" % length
-    headers = [(b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
+    async def app(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        self.asked += 1
+        length, more = 0, True
+        while more:
+            message = await receive()
+            assert message["type"] == "http.request"
+            length, more = length + len(message["body"]), message["more_body"]
+        body = b"<%d>" % length
+        headers = [(b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 def fill(start: bytes, filling: bytes, end: bytes) -> bytes:
@@ -89,6 +92,13 @@ def fill(start: bytes, filling: bytes, end: bytes) -> bytes:
 async def test_what_takes_long_to_read_is_refused(data: bytes) -> None:
     """Of some of these a parser makes minutes, and of each more work than any client is worth."""
     assert (await Peer().talk(data))[:12] in (b"HTTP/1.1 400", b"HTTP/1.1 431")
+
+
+async def test_nothing_more_is_answered_once_the_connection_is_over() -> None:
+    peer = Peer()
+    await peer.talk(fill(b"", GET + b"\r\n", b""))
+    assert peer.closing is Closing.RESET
+    assert peer.asked <= 1
 
 
 @contextmanager
