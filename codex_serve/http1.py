@@ -314,13 +314,6 @@ class Http1:
         if not path.startswith(b"/"):
             await self._refuse(400, "The request's target must be a path.")
             return
-        names = [name for name, _ in request.headers]
-        if b"content-length" in names and b"transfer-encoding" in names:
-            # Two lengths: a proxy may have gone by the other one (RFC 9112, 6.1).
-            await self._refuse(
-                400, "The request must have Content-Length or Transfer-Encoding, not both."
-            )
-            return
         if self._h11.they_are_waiting_for_100_continue:
             self._write(h11.InformationalResponse(status_code=100, headers=[]))
             await self._flush()

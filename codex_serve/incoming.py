@@ -77,10 +77,11 @@ class Incoming:
           h11.RemoteProtocolError: it is not HTTP, or more of it than anybody needs;
             its text is for the peer.
         """
+        state = self._h11.their_state
         try:
-            if self._h11.their_state is h11.IDLE:
+            if state is h11.IDLE:
                 return self._read_request()
-            if self._h11.their_state is h11.SEND_BODY:
+            if state is h11.SEND_BODY:
                 return self._read_chunks() if self._chunked else self._read_length()
         except h11.RemoteProtocolError as error:
             words = _ERROR_QUOTE.sub("", str(error))
@@ -100,9 +101,12 @@ class Incoming:
         self._h11.receive_data(head)
         request = self._h11.next_event()
         assert isinstance(request, h11.Request)
-        headers = dict(request.headers)  # of a length there is one
+        headers = dict(request.headers)  # h11 has seen to it that there is one of each of these
+        self._left = int(headers.get(b"content-length", 0))
         self._chunked = b"transfer-encoding" in headers
-        self._left = 0 if self._chunked else int(headers.get(b"content-length", 0))
+        if self._chunked and b"content-length" in headers:
+            # A proxy may have gone by the other one (RFC 9112, 6.1).
+            raise h11.RemoteProtocolError("both Content-Length and Transfer-Encoding")
         self._ending = False
         self._framing_left = MAX_FRAMING_BYTES
         if self._chunked:

@@ -1,14 +1,19 @@
 """One connection's bytes, given to ``Http1`` by hand: how much at once is not up to the network."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 
 import pytest
 import trio
+import trio.testing
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config as HypercornConfig
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, Scope
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from codex_serve.connection import RECEIVE_BYTES
 from codex_serve.http1 import Closing, Endpoints, Http1, Link, Tasks
@@ -46,6 +51,8 @@ class Peer:
                 for piece in pieces:
                     if answer := await http.receive(piece):
                         tasks.spawn(answer)
+                await trio.testing.wait_all_tasks_blocked()
+                self.scope.cancel()
         return self.sent
 
     async def app(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
@@ -137,3 +144,58 @@ async def test_a_chunked_body_is_the_same_however_it_is_cut(cut: int) -> None:
     assert answer.count(b"HTTP/1.1 200") == 2
     assert b"<22>" in answer
     assert answer.endswith(b"<0>")
+
+
+FRAGMENTS = [
+    *(b"GET /x HTTP/1.1\r\n", b"POST /x HTTP/1.1\r\n", b"HEAD /x HTTP/1.1\r\n"),
+    *(b"GET /x HTTP/1.0\r\n", b"CONNECT /x HTTP/1.1\r\n", b"GET /x HTTP/1.2\r\n", b"GET x\r\n"),
+    *(b"Host: x\r\n", b"Host: x\r\n\r\n", b"Connection: close\r\n", b"Connection: keep-alive\n"),
+    *(b"Transfer-Encoding: chunked\r\n", b"Transfer-Encoding: gzip\r\n", b"Content-Length: 5\r\n"),
+    *(b"Content-Length: 0\r\n", b"Expect: 100-continue\r\n", b"Upgrade: websocket\r\n"),
+    *(
+        b"X: y\r\n",
+        b" z\r\n",
+        b": \r\n",
+        b"\r\n",
+        b"\n",
+        b"\r",
+        b"\0",
+        b"\f",
+        b"\xff",
+        b"  ",
+        b"\t",
+    ),
+    *(
+        b"hello",
+        b"5\r\nhello\r\n",
+        b"1\r\nx\r\n",
+        b"0\r\n\r\n",
+        b"0;a\r\nX: y\r\n\r\n",
+        b"a;b",
+        b"-",
+    ),
+    *(GET + b"\r\n", CHUNKED, CHUNKED + b"5\r\nhello\r\n0\r\n\r\n"),
+]
+
+
+def answers_in(sent: bytes) -> list[bytes]:
+    """The responses without what the time changes."""
+    return re.split(rb"HTTP/1\.1 (?=[0-9]{3} )", re.sub(rb"date: [^\r]*", b"date", sent))[1:]
+
+
+@given(
+    data=st.lists(st.sampled_from(FRAGMENTS) | st.binary(max_size=3), max_size=12).map(b"".join),
+    cuts=st.lists(st.integers(0, 200)),
+)
+@settings(max_examples=300, deadline=None)
+def test_any_bytes_are_answered_or_not_the_same_however_they_are_cut(
+    data: bytes, cuts: list[int]
+) -> None:
+    """And nothing is raised, whoever is told what when."""
+    edges = [0, *sorted({min(cut, len(data)) for cut in cuts}), len(data)]
+    pieces = [data[start:end] for start, end in pairwise(edges) if start < end]
+    whole, cut = Peer(), Peer()
+    at_once = answers_in(trio.run(whole.talk, data))
+    assert answers_in(trio.run(cut.talk, *pieces)) == at_once
+    assert cut.closing == whole.closing
+    assert {answer[:3] for answer in at_once} <= {b"100", b"200", b"400", b"431", b"501", b"505"}
