@@ -88,14 +88,13 @@ def create_app(config: Config, runner: Runner) -> QuartTrio:
                 "unsupported_media_type",
                 "The request must have the header 'Content-Type: application/json'.",
             )
-        body = await request.read(config.max_request_bytes)
-        run_request = decode_run_request(body)
+        run_request, prompt = decode_run_request(await request.read(config.max_request_bytes))
         if run_request.cli not in config.clis:
             known = ", ".join(config.clis)
             raise ApiError(
                 400, "unknown_cli", f"'cli' must be one of {known}; not {run_request.cli[:64]!r}."
             )
-        return ProducedResponse(_STREAM_HEADERS, runner.prepare(run_request))
+        return ProducedResponse(_STREAM_HEADERS, runner.prepare(run_request, prompt))
 
     models_json = _encode({"models": config.models, "count": len(config.models)})
     clis_json = _encode({"clis": config.clis, "count": len(config.clis)})

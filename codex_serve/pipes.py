@@ -13,6 +13,8 @@ from typing import Self
 
 import trio
 
+from codex_serve.json_text import Prompt
+
 PIPE_BYTES = 65_536
 """What the kernel gives a pipe."""
 
@@ -94,38 +96,36 @@ class InputPipe:
     def __repr__(self) -> str:
         return f"<InputPipe fd={self._fd}>"
 
-    async def send_all(self, data: memoryview) -> None:
-        """Write ``data``, then close, so that the command sees the end.
+    async def send_all(self, prompt: Prompt) -> None:
+        """Write ``prompt``, then close, so that the command sees the end.
 
         A command that does not read its input is no error: the rest is dropped.
         So is what is left at ``finish``.
         """
         try:
-            while data and not self._finished:
+            while prompt and not self._finished:
                 try:
-                    data = data[os.write(self._fd, data) :]
+                    prompt.advance(os.write(self._fd, prompt.piece))
                 except BlockingIOError:
                     await trio.lowlevel.wait_writable(self._fd)
         except (BrokenPipeError, trio.ClosedResourceError):  # nobody reads; finish() woke us
             pass
         finally:
+            prompt.close()
             self.close()
 
-    def send_at_once(self, data: memoryview) -> memoryview:
+    def send_at_once(self, prompt: Prompt) -> None:
         """Write what the pipe takes without waiting; close when that is all.
 
-        Called before the command exists, it spares a small prompt its task.
-
-        Returns:
-          What is left for ``send_all``; empty when the pipe has been closed.
+        Called before the command exists, it spares a small prompt its task. What
+        is left is for ``send_all``.
         """
-        if len(data) > PIPE_BYTES:
+        if len(prompt.piece) > PIPE_BYTES:
             _enlarge(self._fd)
-        if data:
-            data = data[os.write(self._fd, data) :]
-        if not data:
+        if prompt:
+            prompt.advance(os.write(self._fd, prompt.piece))
+        if not prompt:
             self.close()
-        return data
 
     def finish(self) -> None:
         """Say that the command is gone: nothing more is written.

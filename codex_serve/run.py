@@ -9,6 +9,7 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
@@ -17,6 +18,7 @@ import trio
 
 from codex_serve.errors import SERVER_FAILED, ChildLostError, LaunchError
 from codex_serve.events import Event, Exit, Stderr, Stdout, TextDecoder, encode_events
+from codex_serve.json_text import Prompt
 from codex_serve.launchers import Launch, Launcher, RunInfo
 from codex_serve.model import RunRequest
 from codex_serve.pipes import OutputPipe, Stdio
@@ -74,7 +76,9 @@ class Runner:
     registry: Registry
     timeout_s: float | None
 
-    def prepare(self, request: RunRequest) -> Callable[[EventSender], Awaitable[None]]:
+    def prepare(
+        self, request: RunRequest, prompt: Prompt
+    ) -> Callable[[EventSender], Awaitable[None]]:
         """Return what runs ``request``, which is checked and its CLI on the list: see ``run``.
 
         Raises:
@@ -82,15 +86,21 @@ class Runner:
         """
         self.registry.check_open()
         info = RunInfo(secrets.token_hex(8), time.time())
-        return partial(self.run, request, info, self.launcher(request, info))
+        return partial(self.run, request, prompt, info, self.launcher(request, info))
 
     async def run(
-        self, request: RunRequest, info: RunInfo, launch: Launch, events: EventSender
+        self,
+        request: RunRequest,
+        prompt: Prompt,
+        info: RunInfo,
+        launch: Launch,
+        events: EventSender,
     ) -> None:
         """Run one request to its end, reporting all it does on ``events``.
 
         Args:
-          request: see ``prepare``, as the next two.
+          request: see ``prepare``, as the next three.
+          prompt: closed as soon as nobody can read it any more.
           info: tells the run from others.
           launch: its command.
           events: takes all events, and with the last that there are no more.
@@ -99,9 +109,9 @@ class Runner:
           Ends the command at once: SIGTERM to all it started, the grace,
           SIGKILL. Returns only when they are gone. Sends nothing more.
         """
-        with self.registry.admit(request.cli, self.timeout_s) as run:
+        with closing(prompt), self.registry.admit(request.cli, self.timeout_s) as run:
             try:
-                outcome = await _supervise(run, launch, self.start, request.stdin.encode(), events)
+                outcome = await _supervise(run, launch, self.start, prompt, events)
                 if outcome.exit_code and not outcome.words:
                     words = await self.explain(info, outcome.exit_code)
                     outcome = replace(outcome, words=words)
@@ -137,7 +147,7 @@ class _Outcome:
 
 
 async def _supervise(
-    run: Run, launch: Launch, start: Starter, prompt: bytes, events: EventSender
+    run: Run, launch: Launch, start: Starter, prompt: Prompt, events: EventSender
 ) -> _Outcome:
     """Start the command, stream its output, and see it gone.
 
@@ -147,15 +157,15 @@ async def _supervise(
     ended: Ended | None = None
     failure: LaunchError | ChildLostError | None = None
     with _open_stdio() as stdio:
-        unsent = stdio.stdin.send_at_once(memoryview(prompt))
+        stdio.stdin.send_at_once(prompt)
         async with start(launch, stdio.child_fds, run.seconds_left) as child:
             stdio.close_child_fds()
             await events.begin()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_pump, stdio.stdout, Stdout, events)
                 nursery.start_soon(_pump, stdio.stderr, Stderr, events)
-                if unsent:
-                    nursery.start_soon(stdio.stdin.send_all, unsent)
+                if prompt:
+                    nursery.start_soon(stdio.stdin.send_all, prompt)
                 try:
                     with run.limit:
                         with trio.move_on_after(QUIET_S) as quiet:

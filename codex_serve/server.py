@@ -27,6 +27,7 @@ from codex_serve.connection import Connection, Limits
 from codex_serve.descriptors import reserve_descriptors
 from codex_serve.http1 import refusal
 from codex_serve.listening import is_loopback, listen
+from codex_serve.malloc import give_back_large_blocks
 from codex_serve.modes import open_runner
 from codex_serve.registry import Registry
 from codex_serve.supervision.limits import LONGEST_REMOVAL_S
@@ -60,6 +61,7 @@ async def serve(config: Config) -> None:
         logger.warning("%s", warning)
     tokens, tls = load_tokens(config), load_tls(config)
     reserve = reserve_descriptors(config.max_connections)
+    give_back_large_blocks()
     registry = Registry()
     async with _stop_signals() as (stop, hurry):
         listeners = await listen(config)

@@ -40,7 +40,7 @@ class PulledRequest(TrioRequest):
 
     receive: ASGIReceiveCallable
 
-    async def read(self, max_bytes: int) -> bytes:
+    async def read(self, max_bytes: int) -> bytearray:
         """Take in the body, ``max_bytes`` at most. ``http1`` keeps the time for it.
 
         Raises:
@@ -61,7 +61,7 @@ class PulledRequest(TrioRequest):
                 "request_too_large",
                 f"The request body must not be larger than {max_bytes} bytes.",
             )
-        return bytes(body)
+        return body
 
 
 AnyResponse = Response | ProducedResponse

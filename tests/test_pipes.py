@@ -6,7 +6,12 @@ import pytest
 import trio
 import trio.testing
 
+from codex_serve.json_text import Prompt
 from codex_serve.pipes import BULK_PIPE_BYTES, PIPE_BYTES, InputPipe, OutputPipe, Stdio
+
+
+def long_prompt() -> Prompt:
+    return Prompt(memoryview(b'"' + b"x" * 1_000_000 + b'"'))
 
 
 async def test_all_that_is_ready_at_once_is_one_piece() -> None:
@@ -63,7 +68,7 @@ async def test_a_reader_that_leaves_ends_the_writing() -> None:
     read_fd, write_fd = os.pipe()
     pipe = InputPipe(write_fd)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(pipe.send_all, memoryview(bytes(1_000_000)))
+        nursery.start_soon(pipe.send_all, long_prompt())
         await trio.testing.wait_all_tasks_blocked()
         os.close(read_fd)
     with pytest.raises(OSError, match="Bad file descriptor"):
@@ -74,7 +79,7 @@ async def test_finish_ends_the_writing_though_a_reader_is_left() -> None:
     read_fd, write_fd = os.pipe()
     pipe = InputPipe(write_fd)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(pipe.send_all, memoryview(bytes(1_000_000)))
+        nursery.start_soon(pipe.send_all, long_prompt())
         await trio.testing.wait_all_tasks_blocked()
         pipe.finish()
     with pytest.raises(OSError, match="Bad file descriptor"):
@@ -86,14 +91,16 @@ async def test_finish_ends_the_writing_also_before_it_has_begun() -> None:
     read_fd, write_fd = os.pipe()
     pipe = InputPipe(write_fd)
     pipe.finish()
-    await pipe.send_all(memoryview(bytes(1_000_000)))
+    await pipe.send_all(long_prompt())
     assert os.read(read_fd, 1) == b""
     os.close(read_fd)
 
 
 def test_a_small_prompt_is_written_and_closed_at_once() -> None:
     with Stdio.open() as stdio:
-        assert not stdio.stdin.send_at_once(memoryview(b"prompt"))
+        prompt = Prompt(memoryview(b'"prompt"'))
+        stdio.stdin.send_at_once(prompt)
+        assert not prompt
         assert os.read(stdio.child_fds[0], 100) == b"prompt"
         assert os.read(stdio.child_fds[0], 100) == b""
 
