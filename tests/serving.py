@@ -1,5 +1,6 @@
 """The real server as a subprocess, and clients that show what comes when."""
 
+import fcntl
 import http.client
 import json
 import os
@@ -110,6 +111,8 @@ class Server:
         self.log: list[str] = []
         self.port = 0
         self._listening = threading.Event()
+        self._log_is_read = threading.Event()
+        self._log_is_read.set()
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()
         if not self._listening.wait(TIMEOUT_S) or not self.port:
@@ -124,6 +127,7 @@ class Server:
             if " listening on " in line:
                 self.port = int(line.rsplit(":", 1)[1])
                 self._listening.set()
+            self._log_is_read.wait()
         self._listening.set()
 
     def __enter__(self) -> Self:
@@ -140,6 +144,7 @@ class Server:
             self.process.wait()
             raise
         finally:
+            self.read_log_again()
             self._reader.join()
             assert self.process.stderr is not None
             self.process.stderr.close()
@@ -155,6 +160,15 @@ class Server:
         What is said of a run comes after the end of its response.
         """
         wait_until(lambda: any(words in line for line in self.log[after:]), f"{words!r} in the log")
+
+    def stop_reading_log(self) -> None:
+        """Read standard error no more, and let little of it go into the pipe (some 12 KiB)."""
+        assert self.process.stderr is not None
+        fcntl.fcntl(self.process.stderr, fcntl.F_SETPIPE_SZ, 4096)
+        self._log_is_read.clear()
+
+    def read_log_again(self) -> None:
+        self._log_is_read.set()
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
