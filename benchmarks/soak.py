@@ -2,10 +2,11 @@
 
     python benchmarks/soak.py [SECONDS]     (600 when not given)
 
-Bounded in time and in clients (8), against a server of its own on loopback.
-Prints memory, descriptors and processes of the server while it goes on, and
-when it has been left alone again, and exits with 1 if an answer was wrong or
-something was left over.
+Bounded in time and in clients (8), against a server of its own on loopback;
+one of them at a time does what those of ``hostile.py`` do. Prints memory,
+descriptors and processes of the server while it goes on, and when it has been
+left alone again, and exits with 1 if an answer was wrong or something was left
+over.
 """
 
 import json
@@ -22,6 +23,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent.parent / "tests"), str(Path(__file__).parent.parent)]
 
+import hostile
 from processes import descendants, memory_bytes, open_fds, state
 from serving import Server, exit_code, text_of
 
@@ -109,9 +111,23 @@ def vanishing(server: Server, chance: random.Random) -> None:
         connection.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
 
 
+worst_turn = threading.Lock()
+
+
+def worst(server: Server, chance: random.Random) -> None:
+    """16 MB and more at a time: one of eight clients is enough."""
+    kind, _ = chance.choice(hostile.KINDS)
+    with worst_turn:
+        try:
+            kind(server.port)
+        except ConnectionError:
+            # BODY_TIMEOUT_SECONDS is short here.
+            assert kind in (hostile.tiny_chunks, hostile.body_without_end)
+
+
 CLIENTS: tuple[Client, ...] = (
     *(good, good, quick, quick, chatty, untidy, overdue, leaving, deaf),
-    *(refused, garbage, slow, vanishing),
+    *(refused, garbage, slow, vanishing, worst),
 )
 
 
