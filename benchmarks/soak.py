@@ -24,6 +24,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parent.parent / "tests"), str(Path(__file__).parent.parent)]
 
 import hostile
+
 from processes import descendants, memory_bytes, open_fds, state
 from serving import Server, exit_code, text_of
 

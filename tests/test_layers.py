@@ -19,7 +19,7 @@ def loaded_by(module: str) -> set[str]:
     "module",
     [
         *("config", "errors", "events", "launchers", "launchers.docker", "launchers.local"),
-        *("leases", "logs", "model"),
+        *("json_text", "leases", "logs", "malloc", "model"),
     ],
 )
 def test_core_loads_neither_trio_nor_the_web(module: str) -> None:
