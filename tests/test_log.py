@@ -73,8 +73,14 @@ def test_who_writes_a_line_waits_for_no_reader(ends: tuple[Reader, BackgroundHan
     for number in range(total):  # does not end, where one of them waits
         handler.handle(record(f"line {number} of a log that nobody reads for now"))
     reader.start()
-    handler.flush()
-    wait_until(lambda: any(map(DROPPED.fullmatch, reader.lines)), "the number of dropped lines")
+
+    def told() -> bool:
+        nonlocal total
+        handler.handle(record("a line that may find room"))
+        total += 1
+        return any(map(DROPPED.fullmatch, reader.lines))
+
+    wait_until(told, "the number of dropped lines")
     handler.handle(record("behind them"))
     reader.wait_for("behind them")
     gaps = [found for found in map(DROPPED.fullmatch, reader.lines) if found]
