@@ -1,7 +1,5 @@
 """The routes, and every refusal as the one JSON line that clients can show."""
 
-import logging
-
 import msgspec
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 from quart import Response
@@ -15,8 +13,6 @@ from codex_serve.events import encode_error
 from codex_serve.model import decode_run_request
 from codex_serve.run import Runner
 from codex_serve.streaming import AnyResponse, Exchange, ProducedResponse, PulledRequest, View
-
-logger = logging.getLogger(__name__)
 
 _STREAM_HEADERS = (
     (b"content-type", b"application/x-ndjson"),
@@ -47,7 +43,10 @@ class _App(QuartTrio):
         await Exchange(self, scope).serve(self._answer, receive, send)
 
     async def _answer(self, request: PulledRequest) -> AnyResponse:
-        """Answer with what the request's view returns, or with what is wrong."""
+        """Answer with what the request's view returns, or with what is wrong with the request.
+
+        What else is raised, here or while the answer is made, is answered by ``http1``.
+        """
         routes = MapAdapter(
             self.url_map,
             server_name="",
@@ -72,9 +71,6 @@ class _App(QuartTrio):
             return response
         except ApiError as error:
             return _error(error.status, error.code, error.detail)
-        except Exception:
-            logger.exception("the request failed")
-            return _error(500, "internal_error", "The server failed; its log says more.")
 
 
 def create_app(config: Config, runner: Runner) -> QuartTrio:

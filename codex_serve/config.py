@@ -9,7 +9,6 @@ import os
 import re
 import shlex
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -74,7 +73,7 @@ class DockerConfig:
             user=environ.get("DOCKER_USER", "").strip() or cls.user,
             read_only=_boolean(environ, "DOCKER_READ_ONLY", default=cls.read_only),
             run_args=_arguments(environ, "DOCKER_RUN_ARGS"),
-            lease_dir=environ.get("DOCKER_LEASE_DIR", "") or _default_lease_dir(),
+            lease_dir=environ.get("DOCKER_LEASE_DIR", "") or _default_lease_dir(environ),
         )
         if docker.image.startswith("-"):
             raise ConfigError(
@@ -293,9 +292,12 @@ def _arguments(environ: Mapping[str, str], variable: str) -> tuple[str, ...]:
         raise ConfigError(f"{variable} must be arguments as in a shell: {reason}") from None
 
 
-def _default_lease_dir() -> str:
-    """Name a folder of this user's own, because a stranger's lease is no lease."""
-    return str(Path(tempfile.gettempdir()) / f"codex-serve-{os.getuid()}")
+def _default_lease_dir(environ: Mapping[str, str]) -> str:
+    """Name a folder of this user's own, because a stranger's lease is no lease.
+
+    Not where ``tempfile`` finds room today: every start must look in the same place.
+    """
+    return str(Path(environ.get("TMPDIR") or "/tmp") / f"codex-serve-{os.getuid()}")  # noqa: S108
 
 
 def _isolation(environ: Mapping[str, str], *, in_docker: bool) -> Isolation:

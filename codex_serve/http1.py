@@ -21,7 +21,7 @@ import h11
 import trio
 from hypercorn.config import Config as HypercornConfig
 from hypercorn.protocol.events import Body, EndBody, Event, Request, Response, StreamClosed
-from hypercorn.protocol.http_stream import HTTPStream
+from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
 from hypercorn.trio.task_group import TaskGroup, _handle
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import (
@@ -31,6 +31,7 @@ from hypercorn.typing import (
     ConnectionState,
     Scope,
 )
+from hypercorn.utils import suppress_body
 
 from codex_serve.events import encode_error
 from codex_serve.incoming import Incoming
@@ -182,6 +183,20 @@ class _BatchingStream(HTTPStream):
         await super().app_send(message)
         if message is not None and message["type"] == "http.response.body":
             await self._flush()
+
+    async def _send_error_response(self, status_code: int) -> None:
+        """Answer for an application that raised, or said nothing; hypercorn's has no body."""
+        body = encode_error("internal_error", "The server failed; its log says more.")
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"connection", b"close"),
+        ]
+        await self.send(Response(_STREAM_ID, headers=headers, status_code=status_code))
+        if not suppress_body(self.scope["method"], status_code):
+            await self.send(Body(_STREAM_ID, data=body))
+        await self.send(EndBody(_STREAM_ID))
+        self.state = ASGIHTTPState.CLOSED
 
 
 class Http1:

@@ -30,20 +30,20 @@ def hold_lease(folder: Path, instance: str) -> Iterator[int]:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = os.open(unlocked, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        unlocked.rename(path)
     except OSError as error:
         raise ConfigError(
-            "DOCKER_LEASE_DIR must be a folder in which this user can make files, "
+            "DOCKER_LEASE_DIR must be a folder in which this user can make and lock files, "
             f"not {str(folder)!r}: {error.strerror}"
         ) from None
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        unlocked.rename(path)
         yield fd
     finally:
         os.close(fd)
         with _taken(path) as taken:  # unless a helper goes on
             if taken:
-                path.unlink()
+                _unlink(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,13 @@ def take_free_leases(folder: Path) -> Iterator[Leases]:
             dead=frozenset(path.stem for path in free),
         )
         for path in free:
-            path.unlink(missing_ok=True)
+            _unlink(path)
+
+
+def _unlink(path: Path) -> None:
+    """Remove a lease that nobody holds; where that cannot be, it only stays known."""
+    with suppress(OSError):
+        path.unlink()
 
 
 @contextmanager

@@ -4,6 +4,7 @@ The rule this file guards: who writes a line waits for nobody. Standard error
 may be a pipe that nobody reads, a terminal that was stopped, or a slow disk.
 """
 
+import errno
 import logging
 import os
 import queue
@@ -50,7 +51,9 @@ def _summary(error: BaseException) -> str:
         return ", ".join(_summary(each) for each in error.exceptions)
     frames = traceback.extract_tb(error.__traceback__)
     place = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-    return f"{type(error).__qualname__}{place}"
+    number = error.errno if isinstance(error, OSError) else None
+    name = f" {errno.errorcode.get(number, number)}" if number is not None else ""
+    return f"{type(error).__qualname__}{name}{place}"
 
 
 class BackgroundHandler(logging.Handler):

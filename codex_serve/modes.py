@@ -22,6 +22,7 @@ from codex_serve.launchers.local import launch_local, launch_through_entrypoint
 from codex_serve.leases import hold_lease
 from codex_serve.registry import Registry
 from codex_serve.run import Explainer, Runner, explain_nothing
+from codex_serve.supervision.keeper import keep
 from codex_serve.supervision.starters import open_starter
 
 
@@ -51,7 +52,7 @@ async def open_runner(config: Config, max_files: int, registry: Registry) -> Asy
         if config.docker is not None:
             containers = Containers(start, config.docker, client_environ(environ), instance)
             explain = containers.explain
-            nursery.start_soon(containers.sweep)
+            nursery.start_soon(keep, "looking for what dead servers left", containers.sweep)
         yield Runner(launcher, start, explain, registry, config.run_timeout_s)
         nursery.cancel_scope.cancel()
 
@@ -66,6 +67,21 @@ def _environ_for_commands() -> dict[str, str]:
         for name, value in os.environb.items()
     )
     return {name: value for name, value in pairs if name != "CODEX_SERVE_TOKEN"}
+
+
+def _folder_for_runs() -> str:
+    """Return the folder in which runs have theirs.
+
+    Raises:
+      ConfigError: there is none.
+    """
+    try:
+        return os.path.abspath(tempfile.gettempdir())
+    except OSError as error:
+        raise ConfigError(
+            "CLI_ENTRYPOINT needs a folder in which this user can make files, "
+            "and there is none: TMPDIR can name one"
+        ) from error
 
 
 def make_launcher(config: Config, environ: Mapping[str, str], instance: str) -> Launcher:
@@ -104,7 +120,7 @@ def make_launcher(config: Config, environ: Mapping[str, str], instance: str) -> 
             environ=environ,
             env_pass=config.env_pass,
             entrypoint=entrypoint,
-            folder=os.path.abspath(tempfile.gettempdir()),
+            folder=_folder_for_runs(),
         )
     commands = {"demo": (sys.executable, "-I", str(Path(demo.__file__)))} if config.demo else {}
     return partial(launch_local, environ=environ, commands=commands)

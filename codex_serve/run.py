@@ -24,7 +24,7 @@ from codex_serve.model import RunRequest
 from codex_serve.pipes import OutputPipe, Stdio
 from codex_serve.registry import Registry, Run, StopReason
 from codex_serve.supervision.child import Ended, Starter
-from codex_serve.supervision.launching import no_room_error
+from codex_serve.supervision.launching import making_room
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +156,9 @@ async def _supervise(
     """
     ended: Ended | None = None
     failure: LaunchError | ChildLostError | None = None
-    with _open_stdio() as stdio:
+    with making_room():
+        stdio = Stdio.open()
+    with stdio:
         stdio.stdin.send_at_once(prompt)
         async with start(launch, stdio.child_fds, run.seconds_left) as child:
             stdio.close_child_fds()
@@ -203,13 +205,6 @@ def _outcome(run: Run, ended: Ended | None) -> _Outcome:
             assert ended is not None
             code = ended.returncode
             return _Outcome("exited", code if code >= 0 else 128 - code)
-
-
-def _open_stdio() -> Stdio:
-    try:
-        return Stdio.open()
-    except OSError as error:
-        raise no_room_error(error) from error
 
 
 async def _pump(

@@ -97,8 +97,13 @@ async def _loading(module: str) -> AsyncIterator[None]:
     Quart takes a third of the start, and starting the fork server a tenth,
     which is spared in this way.
     """
+
+    async def load() -> None:
+        with suppress(RuntimeError):  # no thread can be had: it is loaded where it is needed
+            await trio.to_thread.run_sync(import_module, module)
+
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(trio.to_thread.run_sync, partial(import_module, module))
+        nursery.start_soon(load)
         yield
 
 

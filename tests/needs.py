@@ -85,6 +85,11 @@ def root() -> str | None:
     return None if os.geteuid() == 0 else "the user is not root"
 
 
+def mounts() -> str | None:
+    """Mount namespaces, as root has them."""
+    return root() or refusal("unshare", "--mount", "mount", "-t", "tmpfs", "none", "/mnt")
+
+
 def e2e() -> str | None:
     """The real codex."""
     name = "CODEX_E2E_NODE_MODULES"
@@ -107,6 +112,7 @@ PROBES: Mapping[str, Callable[[], str | None]] = {
         pidns,
         ipv6,
         root,
+        mounts,
         e2e,
         litellm,
     )

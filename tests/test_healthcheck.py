@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,9 +16,11 @@ from serving import PYTHONPATH, TIMEOUT_S
 from test_tls import Authority
 
 
-def check(port: int, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def check(
+    port: int, env: Mapping[str, str] | None = None, prefix: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "codex_serve.healthcheck"],
+        [*prefix, sys.executable, "-m", "codex_serve.healthcheck"],
         env={**os.environ, "PYTHONPATH": PYTHONPATH, "PORT": str(port), **(env or {})},
         capture_output=True,
         text=True,

@@ -1,17 +1,22 @@
 """Running a short command of the server's own."""
 
-import tempfile
 from dataclasses import dataclass
 
 import trio
 
+from codex_serve.errors import ChildLostError, LaunchError
 from codex_serve.launchers import Launch
-from codex_serve.supervision.child import Starter
+from codex_serve.pipes import OutputPipe, Stdio
+from codex_serve.supervision.child import Ended, Starter
+from codex_serve.supervision.launching import making_room
+
+MAX_BYTES = 1_048_576
+"""The most that is kept of what a command writes on one stream."""
 
 
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """How a command ended, ``None`` when it took too long, and all that it wrote."""
+    """How a command ended, ``None`` when it took too long, and the start of what it wrote."""
 
     returncode: int | None
     stdout: str
@@ -27,19 +32,39 @@ async def capture(start: Starter, launch: Launch, limit_s: float) -> Captured:
     Cancellation:
       Ends the command.
     """
-    returncode = None
-    with (
-        tempfile.TemporaryFile() as stdin,
-        tempfile.TemporaryFile() as stdout,
-        tempfile.TemporaryFile() as stderr,
-    ):
-        stdio = (stdin.fileno(), stdout.fileno(), stderr.fileno())
-        async with start(launch, stdio, limit_s) as child:
-            with trio.move_on_after(limit_s):
-                ended = await child.wait()
-                returncode = None if ended.timed_out else ended.returncode
-        texts = []
-        for file in (stdout, stderr):
-            file.seek(0)
-            texts.append(file.read().decode("utf-8", "replace"))
-    return Captured(returncode, *texts)
+    ended: Ended | None = None
+    failure: LaunchError | ChildLostError | None = None
+    stdout, stderr = bytearray(), bytearray()
+    with making_room():
+        stdio = Stdio.open()
+    with stdio:
+        stdio.stdin.close()
+        async with start(launch, stdio.child_fds, limit_s) as child:
+            stdio.close_child_fds()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_collect, stdio.stdout, stdout)
+                nursery.start_soon(_collect, stdio.stderr, stderr)
+                try:
+                    with trio.move_on_after(limit_s):
+                        ended = await child.wait()
+                    if ended is None:
+                        await child.end()
+                except (LaunchError, ChildLostError) as error:
+                    failure = error  # raised outside the nursery, to leave unwrapped
+                stdio.stdout.finish()
+                stdio.stderr.finish()
+    if failure is not None:
+        raise failure
+    returncode = None if ended is None or ended.timed_out else ended.returncode
+    return Captured(returncode, _text(stdout), _text(stderr))
+
+
+async def _collect(pipe: OutputPipe, kept: bytearray) -> None:
+    """Read ``pipe`` to its end, and keep the first ``MAX_BYTES``."""
+    while data := await pipe.receive():
+        kept += data[: MAX_BYTES - len(kept)]
+        await trio.lowlevel.checkpoint()  # nothing need have waited: others have their turn
+
+
+def _text(data: bytearray) -> str:
+    return data.decode("utf-8", "replace")

@@ -77,12 +77,16 @@ class _ForkServer:
         while self._reap() or not self._server_gone:
             wait_s = None
             if self._killed:
-                if tree.kill_orphans(self._supervisors):
-                    wait_s = ORPHAN_INTERVAL_S
-                else:
-                    self._report()
+                wait_s = ORPHAN_INTERVAL_S
+                with suppress(OSError):  # there is no room for a look now
+                    if not tree.kill_orphans(self._supervisors):
+                        wait_s = None
+                        self._report()
             if wait(self._wakeup[0], None if self._server_gone else self._control, wait_s):
-                message, fds = wire.receive(self._control, max_fds=1)
+                try:
+                    message, fds = wire.receive(self._control, max_fds=1)
+                except OSError:  # no more descriptors: the server sees its lifeline end
+                    continue
                 if message == wire.GONE:
                     self._server_gone = True
                 else:

@@ -2,7 +2,8 @@
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from codex_serve.errors import SERVER_FAILED, LaunchError
 from codex_serve.launchers import Launch
@@ -15,6 +16,11 @@ _REASONS: Mapping[int, str] = {
     errno.E2BIG: "its arguments and environment are larger than the system allows",
 }
 
+_NO_ROOM = frozenset(
+    {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EUSERS}
+)
+"""What says nothing about the command: processes, memory, descriptors, namespaces have run out."""
+
 
 def candidates(command: str, env: Mapping[str, str]) -> list[str]:
     """Return where ``command`` may be, in the order in which ``execvp`` looks."""
@@ -26,6 +32,8 @@ def candidates(command: str, env: Mapping[str, str]) -> list[str]:
 
 def launch_error(launch: Launch, error: OSError) -> LaunchError:
     """Explain why ``launch`` could not be executed, given what the attempt raised."""
+    if error.errno in _NO_ROOM:
+        return no_room_error(error)
     command = launch.argv[0]
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         if not any(map(os.path.exists, candidates(command, launch.env))):
@@ -40,3 +48,12 @@ def launch_error(launch: Launch, error: OSError) -> LaunchError:
 def no_room_error(error: OSError) -> LaunchError:
     """Explain that the server has not what it needs to start any command, given what it met."""
     return LaunchError(SERVER_FAILED, f"The server cannot start a command: {error.strerror}.")
+
+
+@contextmanager
+def making_room() -> Iterator[None]:
+    """Tell an ``OSError`` of making what every run needs as ``no_room_error`` does."""
+    try:
+        yield
+    except OSError as error:
+        raise no_room_error(error) from error

@@ -17,10 +17,6 @@ GIVE_UP_S = 3.0
 """How long removing may fail before the run ends without it, for then somebody
 waits to hear what the failure is, such as an engine that cannot be reached."""
 
-GIVE_UP_LATER_S = 20.0
-"""How long it may fail in the background after that: as long as an engine takes
-to restart. What is left then, the next start of a server finds."""
-
 LONGEST_REMOVAL_S = ENDING_S + WATCH_S + GIVE_UP_S + ATTEMPT_S
 
 

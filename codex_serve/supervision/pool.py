@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import trio
@@ -22,8 +23,15 @@ from codex_serve.errors import SERVER_FAILED, ChildLostError, LaunchError
 from codex_serve.launchers import Launch
 from codex_serve.supervision import tree, wire
 from codex_serve.supervision.child import Ended
-from codex_serve.supervision.launching import candidates, launch_error, no_room_error
-from codex_serve.supervision.limits import GIVE_UP_LATER_S, GIVE_UP_S, LONGEST_REMOVAL_S
+from codex_serve.supervision.keeper import keep
+from codex_serve.supervision.launching import (
+    candidates,
+    launch_error,
+    making_room,
+    no_room_error,
+)
+from codex_serve.supervision.limits import GIVE_UP_S, LONGEST_REMOVAL_S
+from codex_serve.supervision.remover import Remover
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +48,13 @@ ORPHANS_S = 2.0
 ORPHAN_INTERVAL_S = 0.005
 RESTART_S = 0.05
 ATTEMPTS = 3
+
+_NO_SUPERVISOR = "The server cannot start a supervisor for the command."
+
+_NO_PROC = (
+    "/proc does not show the processes below this one: it must be mounted, for this PID namespace, "
+    "by a kernel that has /proc/PID/task/TID/children (CONFIG_PROC_CHILDREN)"
+)
 
 _BOOT = (
     "import sys; sys.path.insert(0, sys.argv[1]); "
@@ -96,7 +111,7 @@ class SupervisedChild:
             case (wire.CLEAN, wait_status, timed_out, removed):
                 self._over = True
                 if not removed:
-                    self._pool.remove_later(self._launch)
+                    self._pool.remover.add(self._launch)
                 return Ended(os.waitstatus_to_exitcode(wait_status), timed_out)
             case (wire.FAILED, number):
                 self._over = True
@@ -107,7 +122,7 @@ class SupervisedChild:
                 with trio.CancelScope(shield=True):
                     await self._pool.wait_for_orphans(self._supervisor.pid)
                     if not await self._pool.remove(self._launch, GIVE_UP_S):
-                        self._pool.remove_later(self._launch)
+                        self._pool.remover.add(self._launch)
                 raise ChildLostError("The run's supervisor was killed: the run is lost.")
 
     async def end(self) -> None:
@@ -135,7 +150,6 @@ class SupervisorPool:
     def __init__(
         self,
         grace_s: float,
-        nursery: trio.Nursery,
         *,
         pid_namespace: bool,
         max_files: int,
@@ -147,15 +161,16 @@ class SupervisorPool:
         self._pid_namespace = pid_namespace
         self._idle: list[Supervisor] = []
         self._known: set[int] = set()
-        self._forking_ahead = False
+        self._none_idle = trio.Event()
         self._control: socket.socket | None = None
         self._trusted: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._up = trio.Event()
+        self._tried = trio.Event()
         self._asking = trio.Lock()
         self._fork_server_died = False
+        self._has_forked = False
         self._orphans: dict[int, trio.Event] = {}
-        self._nursery = nursery
+        self.remover = Remover(self._remove_once)
 
     def __repr__(self) -> str:
         return f"<SupervisorPool {len(self._known)} supervisors, {len(self._idle)} idle>"
@@ -192,7 +207,8 @@ class SupervisorPool:
                 self.give_back(supervisor, reusable=True)
                 raise no_room_error(error) from error
             else:
-                self._fork_ahead()
+                if not self._idle:
+                    self._none_idle.set()
                 return supervisor
 
     def give_back(self, supervisor: Supervisor, *, reusable: bool) -> None:
@@ -204,20 +220,17 @@ class SupervisorPool:
             self._orphans.pop(supervisor.pid, None)
             supervisor.close()
 
-    def _fork_ahead(self) -> None:
-        """Have one supervisor waiting, outside of the path of a run."""
+    async def fork_ahead(self) -> None:
+        """Have one supervisor waiting, outside of the path of a run. A task of the pool.
 
-        async def fork() -> None:
-            try:
-                self.give_back(await self.fork(), reusable=True)
-            except LaunchError as error:
-                logger.error("%s", error)
-            finally:
-                self._forking_ahead = False
-
-        if not self._idle and not self._forking_ahead:
-            self._forking_ahead = True
-            self._nursery.start_soon(fork)
+        Raises:
+          LaunchError: there is none to be had.
+        """
+        while True:
+            while self._idle:
+                self._none_idle = trio.Event()
+                await self._none_idle.wait()
+            self.give_back(await self.fork(), reusable=True)
 
     async def fork(self) -> Supervisor:
         """Get a new supervisor from the fork server.
@@ -226,7 +239,8 @@ class SupervisorPool:
           LaunchError: there is none to be had.
         """
         for _ in range(ATTEMPTS):
-            ours, theirs = wire.make_pair()
+            with making_room():
+                ours, theirs = wire.make_pair()
             supervisor = Supervisor(ours)
             try:
                 with theirs:
@@ -240,68 +254,101 @@ class SupervisorPool:
             if message != wire.GONE and asked is self._trusted:
                 _, supervisor.pid = message
                 self._known.add(supervisor.pid)
+                self._has_forked = True
                 return supervisor
             supervisor.close()
-        raise LaunchError(SERVER_FAILED, "The server cannot start a supervisor for the command.")
+        raise LaunchError(SERVER_FAILED, _NO_SUPERVISOR)
 
     async def _send_fork(self, lifeline_fd: int) -> socket.socket:
-        """Ask the fork server, or the next one where it is dead; return the one asked."""
+        """Ask the fork server, or the next one where it is dead; return the one asked.
+
+        Raises:
+          LaunchError: there is none, or no room to ask it.
+        """
         async with self._asking:  # only one task can wait for room in a socket
             while True:
-                while (control := self._control) is None:
-                    await self._up.wait()
+                if self._control is None:
+                    await self._tried.wait()
+                if (control := self._control) is None:
+                    raise LaunchError(SERVER_FAILED, _NO_SUPERVISOR)
                 try:
                     wire.send(control, (wire.FORK,), (lifeline_fd,))
                     return control
                 except BlockingIOError:
                     with suppress(trio.ClosedResourceError):
                         await trio.lowlevel.wait_writable(control)
-                except OSError:  # it is dead, and its successor not there yet
+                except ConnectionError:  # it is dead, and its successor not there yet
                     await trio.sleep(RESTART_S)
+                except OSError as error:
+                    raise no_room_error(error) from error
 
     async def keep_fork_server(self) -> None:
-        """Run a fork server, and another when that ends. A task of the pool.
+        """Listen to the fork server, and start another when it ends. A task of the pool.
 
-        Cancellation:
-          Ends the supervisors that wait and then the fork server, and returns
-          when they are gone.
+        One that has made a supervisor is replaced at once: whoever kills it again and
+        again must not make others wait longer each time.
+
+        Raises:
+          LaunchError: none can be started.
+          ChildLostError: it died before it made a supervisor.
         """
-        try:
-            while True:
-                control = self._launch_fork_server()
-                await self._listen(control)
-                self._fork_server_died = True
-                self._trusted = None
-                trio.lowlevel.notify_closing(control)
-                control.close()
-                self._control = None
-                self._up = trio.Event()
-                logger.error("the fork server died; starting another")
-                await trio.sleep(RESTART_S)
-        finally:
-            with trio.CancelScope(shield=True):
-                await self._close()
+        while True:
+            if self._control is None:
+                try:
+                    self.launch_fork_server()
+                finally:
+                    self._tried.set()
+            assert self._control is not None
+            try:
+                await self._listen(self._control)
+            except Exception:
+                self._drop_fork_server()
+                raise
+            self._drop_fork_server()
+            if not self._has_forked:
+                raise ChildLostError("the fork server died")
+            logger.error("the fork server died; starting another")
+            await trio.sleep(RESTART_S)
 
-    def _launch_fork_server(self) -> socket.socket:
-        ours, theirs = wire.make_pair()
+    def _drop_fork_server(self) -> None:
+        """Do without the fork server, because it is dead or cannot be heard."""
+        assert self._control is not None
+        self._fork_server_died = True
+        self._trusted = None
+        trio.lowlevel.notify_closing(self._control)
+        self._control.close()
+        self._control = None
+        self._tried = trio.Event()
+
+    def launch_fork_server(self) -> None:
+        """Start the fork server.
+
+        Raises:
+          LaunchError: it cannot be started.
+        """
+        with making_room():
+            ours, theirs = wire.make_pair()
         ours.setblocking(False)
         root = Path(codex_serve.__file__).parent.parent
         isolation = "pidns" if self._pid_namespace else "subreaper"
-        with theirs:
-            boot = [_BOOT, str(root), str(theirs.fileno()), isolation, *map(str, self._lease_fds)]
-            # Its standard error is ours: a traceback of its own must reach somebody.
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-X", "utf8", "-c", *boot],
-                pass_fds=[theirs.fileno(), *self._lease_fds],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-            )
-        # Before its first fork, so that all that comes of it has the limit.
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.prlimit(self._process.pid, resource.RLIMIT_NOFILE, (self._max_files, hard))
+        boot = [_BOOT, str(root), str(theirs.fileno()), isolation, *map(str, self._lease_fds)]
+        try:
+            with theirs, making_room():
+                # Its standard error is ours: a traceback of its own must reach somebody.
+                self._process = subprocess.Popen(
+                    [sys.executable, "-I", "-S", "-X", "utf8", "-c", *boot],
+                    pass_fds=[theirs.fileno(), *self._lease_fds],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                )
+                # Before its first fork, so that all that comes of it has the limit.
+                _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+                resource.prlimit(self._process.pid, resource.RLIMIT_NOFILE, (self._max_files, hard))
+        except BaseException:
+            ours.close()  # which also ends what has been started
+            raise
         self._control = self._trusted = ours
-        self._up.set()
-        return ours
+        self._has_forked = False
 
     async def _listen(self, control: socket.socket) -> None:
         """Take in what the fork server says until it is gone."""
@@ -309,7 +356,12 @@ class SupervisorPool:
             _, pid = message
             self._orphans_gone(pid)
 
-    async def _close(self) -> None:
+    async def close(self) -> None:
+        """Remove what can be, end the supervisors that wait, then the fork server.
+
+        Returns when they are gone. The tasks of the pool have ended.
+        """
+        await self.remover.finish()
         for supervisor in self._idle:
             supervisor.close()
         self._idle.clear()
@@ -333,7 +385,10 @@ class SupervisorPool:
         """Have what a killed command made elsewhere removed; return whether nothing is left."""
         message = wire.GONE
         while launch.removal is not None and message == wire.GONE:
-            supervisor = await self._hand_over((wire.REMOVE, give_up_s, _spec(launch)))
+            try:
+                supervisor = await self._hand_over((wire.REMOVE, give_up_s, _spec(launch)))
+            except LaunchError:
+                break
             try:
                 message = await supervisor.receive()
             finally:
@@ -344,17 +399,10 @@ class SupervisorPool:
             case _:
                 return launch.removal is None
 
-    def remove_later(self, launch: Launch) -> None:
-        """Go on removing in the background, because nobody is to wait for it any longer."""
-
-        async def remove() -> None:
-            removed = False
-            with suppress(LaunchError):
-                removed = await self.remove(launch, GIVE_UP_LATER_S)
-            if not removed and launch.removal is not None:
-                logger.error("could not remove what a run has left: %s", launch.removal.argv[-1])
-
-        self._nursery.start_soon(remove)
+    async def _remove_once(self, launch: Launch) -> bool:
+        """Try once to remove what ``launch`` has left. See ``Remover``."""
+        removal = launch.removal and replace(launch.removal, awaited=False)
+        return await self.remove(replace(launch, removal=removal), 0.0)
 
     def _orphans_gone(self, pid: int) -> None:
         if pid in self._known:
@@ -369,7 +417,7 @@ class SupervisorPool:
         somebody else's, such as that of a ``docker exec``, and is only reaped.
         """
         with trio.open_signal_receiver(signal.SIGCHLD) as signals:
-            async for _ in signals:
+            while True:
                 ended, _ = tree.reap()
                 if self._process is not None and self._process.pid in ended:
                     self._trusted = None  # perhaps before its end of file was seen
@@ -378,13 +426,17 @@ class SupervisorPool:
                     ended |= tree.reap()[0]
                 for pid in self._known.intersection(ended):
                     self._orphans_gone(pid)
+                await anext(signals)
 
     def _kill_orphans(self) -> bool:
-        """Kill the children that are unknown; return whether there were any."""
+        """Kill the children that are unknown; return whether there were, or may be, any."""
         spare = set(self._known)
         if self._process is not None:
             spare.add(self._process.pid)
-        return tree.kill_orphans(spare)
+        try:
+            return tree.kill_orphans(spare)
+        except OSError:  # there is no room for a look now
+            return True
 
 
 @asynccontextmanager
@@ -400,20 +452,26 @@ async def open_pool(
       lease_fd: a descriptor that the fork server and the supervisors hold while they live.
 
     Raises:
-      LaunchError: no supervisor could be started.
+      LaunchError: no supervisor could be started, or what is below it would not be seen.
     """
-    async with trio.open_nursery() as nursery:
-        pool = SupervisorPool(
-            grace_s,
-            nursery,
-            pid_namespace=pid_namespace,
-            max_files=max_files,
-            lease_fd=lease_fd,
-        )
-        nursery.start_soon(pool.keep_fork_server)
-        pool.give_back(await pool.fork(), reusable=True)
-        yield pool
-        nursery.cancel_scope.cancel()
+    pool = SupervisorPool(
+        grace_s, pid_namespace=pid_namespace, max_files=max_files, lease_fd=lease_fd
+    )
+    pool.launch_fork_server()
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(keep, "running the fork server", pool.keep_fork_server)
+            supervisor = await pool.fork()
+            pool.give_back(supervisor, reusable=True)
+            if supervisor.pid not in tree.descendants(os.getpid()):
+                raise LaunchError(SERVER_FAILED, _NO_PROC)
+            nursery.start_soon(keep, "forking a supervisor ahead", pool.fork_ahead)
+            nursery.start_soon(keep, "removing what runs have left", pool.remover.run)
+            yield pool
+            nursery.cancel_scope.cancel()
+    finally:
+        with trio.CancelScope(shield=True):
+            await pool.close()
 
 
 def _spec(launch: Launch) -> wire.Spec:

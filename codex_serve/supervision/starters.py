@@ -14,6 +14,7 @@ from codex_serve.launchers import Launch
 from codex_serve.supervision import kernel
 from codex_serve.supervision.capture import capture
 from codex_serve.supervision.child import Starter
+from codex_serve.supervision.keeper import keep
 from codex_serve.supervision.pool import open_pool
 from codex_serve.supervision.process_group import ProcessGroupStarter
 
@@ -48,6 +49,12 @@ async def open_starter(
     pid_namespace = config.isolation is Isolation.PIDNS
     try:
         kernel.become_subreaper()
+    except OSError as error:
+        raise ConfigError(
+            f"RUN_ISOLATION must be one that works here, not {config.isolation}: "
+            f"this kernel has no subreapers (prctl, PR_SET_CHILD_SUBREAPER): {error.strerror}"
+        ) from error
+    try:
         async with open_pool(
             config.kill_grace_s,
             pid_namespace=pid_namespace,
@@ -59,7 +66,7 @@ async def open_starter(
                 launch = Launch((sys.executable, "-I", "-S", "-c", ""), dict(os.environ))
                 await capture(pool, launch, TRIAL_S)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(pool.reap_orphans)
+                nursery.start_soon(keep, "reaping orphans", pool.reap_orphans)
                 yield pool
                 nursery.cancel_scope.cancel()
     except* LaunchError as group:

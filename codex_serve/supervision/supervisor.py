@@ -53,11 +53,17 @@ def wait(wakeup_fd: int, sock: socket.socket | None, seconds: float | None) -> b
     Returns:
       Whether ``sock`` has something to be received.
     """
-    fds = [wakeup_fd] if sock is None else [wakeup_fd, sock.fileno()]
-    ready, _, _ = select.select(fds, [], [], seconds)
-    if wakeup_fd in ready:
-        os.read(wakeup_fd, 4096)
-    return sock is not None and sock.fileno() in ready
+    poll = select.poll()  # not select.select, which takes no descriptor above 1,023
+    poll.register(wakeup_fd, select.POLLIN)
+    if sock is not None:
+        poll.register(sock, select.POLLIN)
+    ready = False
+    for fd, _ in poll.poll(None if seconds is None else max(0.0, seconds * 1000)):
+        if fd == wakeup_fd:
+            os.read(wakeup_fd, 4096)
+        else:
+            ready = True
+    return ready
 
 
 def supervise(lifeline: socket.socket, *, pid_namespace: bool) -> NoReturn:
@@ -72,7 +78,11 @@ def supervise(lifeline: socket.socket, *, pid_namespace: bool) -> NoReturn:
     wakeup_fd, _ = open_wakeup()
     wire.send(lifeline, (wire.READY, os.getpid()))
     while True:
-        message, fds = wire.receive(lifeline, max_fds=3)
+        try:
+            message, fds = wire.receive(lifeline, max_fds=3)
+        except OSError as error:
+            wire.send(lifeline, (wire.FAILED, error.errno or 0))
+            continue
         if message == wire.GONE:
             os._exit(0)
         if message[0] == wire.STOP:
@@ -153,10 +163,10 @@ def _watch(
                 removing = _execute_quietly(remover)
             wait_s = LAST_INTERVAL_S
         elif now < kill_at:
-            ending.ask()
+            ending.ask(leader if leader_status is None else None)
             wait_s = min(kill_at - now, LONGEST_WAIT_S)
         else:
-            tree.kill_descendants()
+            tree.kill_descendants(leader=leader if leader_status is None else None)
             wait_s = interval_s
             interval_s = min(2 * interval_s, LAST_INTERVAL_S)
         if wait(wakeup_fd, lifeline, wait_s) and lifeline is not None:
@@ -206,7 +216,10 @@ def _remove(
 
 def _execute_quietly(program: Program) -> int | None:
     """Execute a command that reads and says nothing; ``None`` where that cannot be."""
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return None
     try:
         return _execute(program, (null, null, null))
     except OSError:
@@ -262,7 +275,12 @@ def _start_in_namespace(program: Program, stdio: tuple[int, int, int]) -> int:
       OSError: the namespace is refused, or none of its paths can be executed.
     """
     told, tell = os.pipe2(os.O_CLOEXEC)
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError:
+        os.close(told)
+        os.close(tell)
+        raise
     if pid == 0:
         _be_keeper(tell, program, stdio)
     os.close(tell)

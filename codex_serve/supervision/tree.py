@@ -16,12 +16,19 @@ from contextlib import suppress
 
 
 def children(pid: int) -> list[int]:
-    """Return the children of ``pid``, zombies too; none when it is gone."""
+    """Return the children of ``pid``, zombies too; none when it is gone, or hidden.
+
+    A ``/proc`` with ``hidepid`` hides another user's process, and one that has made
+    itself undumpable. Its children are seen when it is dead, and they are ours.
+
+    Raises:
+      OSError: there is no room for a look, as when no descriptors are left.
+    """
     found: list[int] = []
-    with suppress(FileNotFoundError, ProcessLookupError):
+    with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
         for thread in os.listdir(f"/proc/{pid}/task"):
             with (
-                suppress(FileNotFoundError, ProcessLookupError),
+                suppress(FileNotFoundError, ProcessLookupError, PermissionError),
                 open(f"/proc/{pid}/task/{thread}/children", "rb") as file,
             ):
                 found.extend(map(int, file.read().split()))
@@ -65,33 +72,50 @@ class Terminator:
     def __repr__(self) -> str:
         return f"<Terminator asked {len(self._asked)}>"
 
-    def ask(self) -> None:
+    def ask(self, leader: int | None) -> None:
         """Send SIGTERM to the descendants of this process that have not had it.
 
-        SIGCONT follows, because a stopped process cannot act on SIGTERM.
+        SIGCONT follows, because a stopped process cannot act on SIGTERM. ``leader``
+        is asked also where there is no room for a look; ``None`` if it is reaped.
         """
-        for pid in descendants(os.getpid()):
-            if pid not in self._asked:
-                self._asked.add(pid)
-                send(pid, signal.SIGTERM)
-                send(pid, signal.SIGCONT)
+        if leader is not None:
+            self._ask(leader)
+        with suppress(OSError):
+            for pid in descendants(os.getpid()):
+                self._ask(pid)
+
+    def _ask(self, pid: int) -> None:
+        if pid not in self._asked:
+            self._asked.add(pid)
+            send(pid, signal.SIGTERM)
+            send(pid, signal.SIGCONT)
 
 
-def kill_descendants(spare: Collection[int] = ()) -> None:
+def kill_descendants(spare: Collection[int] = (), leader: int | None = None) -> None:
     """Send SIGKILL to every descendant of this process, and to its process group.
+
+    Where there is no room for a look, that is ``leader`` only, a child that leads a
+    group and is not reaped. The next round may find more.
 
     The groups catch what a descendant forks between our look and our signal.
     They cannot hold strangers: every command leads a session of its own, and a
     process group never spans two sessions.
     """
     own_group = os.getpgrp()
-    for pid in descendants(os.getpid(), spare):
-        with suppress(ProcessLookupError):
-            group = os.getpgid(pid)
-            if group != own_group:
-                with suppress(PermissionError):
-                    os.killpg(group, signal.SIGKILL)
-        send(pid, signal.SIGKILL)
+    if leader is not None:
+        _kill(leader, own_group)
+    with suppress(OSError):
+        for pid in descendants(os.getpid(), spare):
+            _kill(pid, own_group)
+
+
+def _kill(pid: int, own_group: int) -> None:
+    with suppress(ProcessLookupError):
+        group = os.getpgid(pid)
+        if group != own_group:
+            with suppress(PermissionError):
+                os.killpg(group, signal.SIGKILL)
+    send(pid, signal.SIGKILL)
 
 
 def kill_orphans(spare: Collection[int]) -> bool:
@@ -99,6 +123,9 @@ def kill_orphans(spare: Collection[int]) -> bool:
 
     Returns:
       Whether there were any, zombies too: until it says no, look again.
+
+    Raises:
+      OSError: there was no room for a look.
     """
     found = any(child not in spare for child in children(os.getpid()))
     if found:

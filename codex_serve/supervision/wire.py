@@ -26,6 +26,7 @@ Standard library only: the fork server and its supervisors load it.
 """  # noqa: E501 - a table
 
 import array
+import errno
 import marshal
 import os
 import socket
@@ -78,19 +79,28 @@ def receive(sock: socket.socket, max_fds: int = 0) -> tuple[Message, list[int]]:
 
     Raises:
       BlockingIOError: a non-blocking socket has nothing.
+      OSError: this process has no room for the descriptors of a message, which is lost.
     """
     fds = array.array("i")
     room = socket.CMSG_SPACE((max_fds + 1) * fds.itemsize)
     try:
         # Not socket.recv_fds: it drops the flag that makes them close-on-exec.
-        packet, ancillary, _, _ = sock.recvmsg(MAX_PACKET_BYTES, room, socket.MSG_CMSG_CLOEXEC)
+        packet, ancillary, flags, _ = sock.recvmsg(MAX_PACKET_BYTES, room, socket.MSG_CMSG_CLOEXEC)
     except ConnectionResetError:  # it died with a message of ours unread
         return GONE, []
     for _, _, rights in ancillary:
         fds.frombytes(rights)
-    message: Message = marshal.loads(packet) if packet else GONE  # noqa: S302 - our own
-    if message == (IN_FILE,):
-        message = marshal.loads(_read_file(fds.pop()))  # noqa: S302
+    try:
+        if flags & socket.MSG_CTRUNC:  # the kernel gives as many as there is room for
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        message: Message = marshal.loads(packet) if packet else GONE  # noqa: S302 - our own
+        if message == (IN_FILE,):
+            message = marshal.loads(_read_file(fds[-1]))  # noqa: S302
+            os.close(fds.pop())
+    except BaseException:
+        for fd in fds:
+            os.close(fd)
+        raise
     return message, fds.tolist()
 
 
@@ -98,16 +108,19 @@ def _write_file(data: bytes) -> int:
     """Return a memfd that holds ``data``, to be closed by the caller."""
     fd = os.memfd_create("message", os.MFD_CLOEXEC)
     rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(fd, rest) :]
+    try:
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+    except BaseException:
+        os.close(fd)
+        raise
     return fd
 
 
 def _read_file(fd: int) -> bytes:
-    """Read what ``_write_file`` wrote, and close ``fd``."""
+    """Read what ``_write_file`` wrote."""
     size = os.fstat(fd).st_size
     data = os.pread(fd, size, 0)
     while len(data) < size:
         data += os.pread(fd, size - len(data), len(data))
-    os.close(fd)
     return data

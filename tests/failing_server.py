@@ -1,0 +1,65 @@
+"""The same server, but something in it raises what nobody expects.
+
+    python -m failing_server
+
+The run's variable WHEN tells when: ``before`` anything is answered, the same in
+a ``group``, or ``after`` the first event.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import NoReturn
+
+import trio
+
+from codex_serve import modes
+from codex_serve.cli import main
+from codex_serve.config import Config
+from codex_serve.launchers import Launch
+from codex_serve.supervision.child import Ended, Starter
+from codex_serve.supervision.starters import open_starter
+
+
+class UnexpectedError(Exception):
+    pass
+
+
+async def fail() -> NoReturn:
+    raise UnexpectedError
+
+
+@asynccontextmanager
+async def open_failing_starter(
+    config: Config, max_files: int, lease_fd: int | None
+) -> AsyncIterator[Starter]:
+    async with open_starter(config, max_files, lease_fd) as start:
+
+        @asynccontextmanager
+        async def start_and_fail(
+            launch: Launch, stdio: tuple[int, ...], limit_s: float
+        ) -> AsyncIterator["FailingChild"]:
+            match launch.env["WHEN"]:
+                case "before":
+                    await fail()
+                case "group":
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(fail)
+                        nursery.start_soon(fail)
+            async with start(launch, stdio, limit_s) as child:
+                yield FailingChild(child.end)
+
+        yield start_and_fail
+
+
+class FailingChild:
+    def __init__(self, end) -> None:  # type: ignore[no-untyped-def]
+        self.end = end
+
+    async def wait(self) -> Ended:
+        await trio.sleep(0.2)
+        return await fail()
+
+
+if __name__ == "__main__":
+    setattr(modes, "open_starter", open_failing_starter)  # noqa: B010 - mypy sees an import
+    main()
