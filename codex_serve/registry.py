@@ -1,5 +1,6 @@
 """The live runs of one server: counted, and ended together when it stops."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -17,39 +18,36 @@ class StopReason(Enum):
 
 
 class Run:
-    """One live run: the scope that bounds its command, and why it was closed.
+    """One live run: the scopes that bound it, and why they were closed.
 
-    ``limit`` goes around the waiting for the command. Cancelling it ends the
-    command; its output and its last events still reach the client.
+    ``waiting`` goes around the waiting for a supervisor, ``limit`` around that for
+    the command. Cancelling it ends the command; its output and its last events
+    still reach the client.
     """
 
     def __init__(self, cli: str, timeout_s: float | None) -> None:
         self.cli = cli
         self.timeout_s = timeout_s
         self.started_at = trio.current_time()
-        self.limit = trio.CancelScope()
-        if timeout_s is not None:
-            self.limit.deadline = self.started_at + timeout_s
+        deadline = math.inf if timeout_s is None else self.started_at + timeout_s
+        self.waiting = trio.CancelScope(deadline=deadline)
+        self.limit = trio.CancelScope(deadline=deadline)
         self._shutting_down = False
 
     def __repr__(self) -> str:
         return f"<Run {self.cli!r} limit={self.limit.deadline - self.started_at:g}s>"
 
     @property
-    def seconds_left(self) -> float:
-        """The time until the deadline, ``inf`` where there is none."""
-        return self.limit.deadline - trio.current_time()
-
-    @property
     def stop_reason(self) -> StopReason | None:
-        """Why the server ended the command; ``None`` when ``limit`` was not reached."""
-        if not self.limit.cancelled_caught:
+        """Why the server ended the run; ``None`` when neither scope was cancelled."""
+        if not (self.limit.cancelled_caught or self.waiting.cancelled_caught):
             return None
         return StopReason.SHUTTING_DOWN if self._shutting_down else StopReason.TIMED_OUT
 
     def shut_down(self) -> None:
         """End the command because the server stops."""
         self._shutting_down = True
+        self.waiting.cancel()
         self.limit.cancel()
 
 

@@ -117,6 +117,8 @@ class Runner:
                     outcome = replace(outcome, words=words)
             except LaunchError as error:
                 outcome = _Outcome("not started", error.exit_code, f"{error.reason}\n")
+                if run.stop_reason is not None:  # it has not come to it
+                    outcome = _outcome(run, None)
             except ChildLostError as error:
                 outcome = _Outcome("lost", SERVER_FAILED, f"{error}\n")
         seconds = trio.current_time() - run.started_at
@@ -160,7 +162,7 @@ async def _supervise(
         stdio = Stdio.open()
     with stdio:
         stdio.stdin.send_at_once(prompt)
-        async with start(launch, stdio.child_fds, run.seconds_left) as child:
+        async with start(launch, stdio.child_fds, run.waiting) as child:
             stdio.close_child_fds()
             await events.begin()
             async with trio.open_nursery() as nursery:
@@ -189,7 +191,7 @@ async def _supervise(
 
 
 def _outcome(run: Run, ended: Ended | None) -> _Outcome:
-    """Tell how the run ended; ``ended`` is unknown where ``run.limit`` ended it."""
+    """Tell how the run ended; ``ended`` is unknown where ``run`` was ended."""
     stop_reason = run.stop_reason
     if ended is not None and ended.timed_out:
         stop_reason = StopReason.TIMED_OUT

@@ -36,7 +36,7 @@ async def open_failing_starter(
 
         @asynccontextmanager
         async def start_and_fail(
-            launch: Launch, stdio: tuple[int, ...], limit_s: float
+            launch: Launch, stdio: tuple[int, ...], limit: trio.CancelScope
         ) -> AsyncIterator["FailingChild"]:
             match launch.env["WHEN"]:
                 case "before":
@@ -45,7 +45,7 @@ async def open_failing_starter(
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(fail)
                         nursery.start_soon(fail)
-            async with start(launch, stdio, limit_s) as child:
+            async with start(launch, stdio, limit) as child:
                 yield FailingChild(child.end)
 
         yield start_and_fail

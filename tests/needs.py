@@ -16,7 +16,11 @@ import secrets
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
+
+CGROUPS = Path("/sys/fs/cgroup")
 
 NETNS = """
 ip netns add "$0" || exit
@@ -90,6 +94,41 @@ def mounts() -> str | None:
     return root() or refusal("unshare", "--mount", "mount", "-t", "tmpfs", "none", "/mnt")
 
 
+def make_cgroup() -> Path:
+    """Make a cgroup beside those that exist, where processes of this user can be moved.
+
+    Raises:
+      OSError: this user cannot, or there are none.
+    """
+    for folder in ("unified", "pids", "."):  # version 2 beside 1, version 1, version 2
+        if (CGROUPS / folder / "cgroup.procs").exists():
+            cgroup = CGROUPS / folder / f"codex-serve-test-{secrets.token_hex(4)}"
+            cgroup.mkdir()
+            return cgroup
+    raise FileNotFoundError(f"there is no {CGROUPS}/cgroup.procs")
+
+
+def cgroup() -> str | None:
+    """A cgroup of one's own."""
+    try:
+        make_cgroup().rmdir()
+    except OSError as error:
+        return str(error)
+    return None
+
+
+def ptrace() -> str | None:
+    """Tracing a process that is not a child."""
+    tracer = "import sys; sys.path[:0] = sys.argv[1:]; import tracer; tracer.hold({pid})"
+    folder = str(Path(__file__).parent)
+    with subprocess.Popen(["sleep", "60"]) as sleeper:
+        try:
+            code = tracer.format(pid=sleeper.pid)
+            return refusal(sys.executable, "-c", code, folder)
+        finally:
+            sleeper.kill()
+
+
 def e2e() -> str | None:
     """The real codex."""
     name = "CODEX_E2E_NODE_MODULES"
@@ -113,6 +152,8 @@ PROBES: Mapping[str, Callable[[], str | None]] = {
         ipv6,
         root,
         mounts,
+        cgroup,
+        ptrace,
         e2e,
         litellm,
     )

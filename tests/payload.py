@@ -10,10 +10,12 @@ GATE exists.
 """
 
 import os
+import resource
 import signal
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 NAP_S = 0.01
@@ -142,6 +144,43 @@ def pipeline() -> None:
         spawn(child)
 
 
+def watchers() -> list[int]:
+    """The supervisor and the fork server, as far as they are above this process and seen.
+
+    Nobody else: a server that has no helpers is not theirs to be stopped.
+    """
+    found = []
+    pid = os.getppid()
+    while pid > 0:
+        if b"codex_serve.supervision.fork_server" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            found.append(pid)
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return found
+
+
+def stops_supervisor() -> None:
+    """Stops the process that is to end it."""
+    for pid in watchers()[:1]:
+        os.kill(pid, signal.SIGSTOP)
+
+
+def stops_watchers() -> None:
+    """Stops the process that is to end it, and the one that watches that."""
+    for pid in watchers():
+        os.kill(pid, signal.SIGSTOP)
+
+
+def changes_supervisor() -> None:
+    """Changes for the process that is to end it what can be changed from outside."""
+    for pid in watchers()[:1]:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (64, 64))
+        resource.prlimit(pid, resource.RLIMIT_NPROC, (0, 0))
+        os.setpriority(os.PRIO_PROCESS, pid, 19)
+        os.sched_setscheduler(pid, os.SCHED_BATCH, os.sched_param(0))
+        os.sched_setaffinity(pid, {min(os.sched_getaffinity(pid))})
+        Path(f"/proc/{pid}/oom_score_adj").write_text("900")
+
+
 KINDS: dict[str, Callable[[], None]] = {
     kind.__name__: kind
     for kind in (
@@ -156,6 +195,9 @@ KINDS: dict[str, Callable[[], None]] = {
         stopped,
         wrapper,
         pipeline,
+        stops_supervisor,
+        stops_watchers,
+        changes_supervisor,
     )
 }
 

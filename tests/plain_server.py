@@ -32,7 +32,7 @@ class PlainChild:
 
 @asynccontextmanager
 async def start_plainly(
-    launch: Launch, stdio: tuple[int, ...], limit_s: float
+    launch: Launch, stdio: tuple[int, ...], limit: trio.CancelScope
 ) -> AsyncIterator[PlainChild]:
     stdin, stdout, stderr = stdio
     process = await trio.lowlevel.open_process(

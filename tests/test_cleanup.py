@@ -34,6 +34,7 @@ from processes import (
     wait_until,
 )
 from serving import Server, Stream, exit_code, text_of
+from tracer import traced
 
 PAYLOAD = str(Path(__file__).with_name("payload.py"))
 GRACE_S = "0.3"
@@ -376,6 +377,7 @@ def test_a_fork_server_that_dies_while_it_forks_costs_no_run(start_server: Start
 
 
 @pytest.mark.slow
+@pytest.mark.needs("ptrace")
 def test_more_runs_at_once_than_the_fork_server_can_be_asked_for_all_start(
     start_server: StartServer,
 ) -> None:
@@ -384,19 +386,18 @@ def test_more_runs_at_once_than_the_fork_server_can_be_asked_for_all_start(
     body = b'{"cli": "true"}'
     head = b"POST /run HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     with ExitStack() as stack:
-        stack.callback(resume, pid)
-        os.kill(pid, signal.SIGSTOP)
-        connections = [stack.enter_context(server.connect()) for _ in range(400)]
-        for connection in connections:
-            connection.sendall(head + b"Connection: close\r\nContent-Length: 15\r\n\r\n" + body)
-        assert server.request("GET", "/clis").status == 200  # it has seen all of them
-        resume(pid)
+        with traced(pid):
+            connections = [stack.enter_context(server.connect()) for _ in range(400)]
+            for connection in connections:
+                connection.sendall(head + b"Connection: close\r\nContent-Length: 15\r\n\r\n" + body)
+            assert server.request("GET", "/clis").status == 200  # it has seen all of them
         for connection in connections:
             with connection.makefile("rb") as response:
                 assert response.read().endswith(b'{"type":"exit","code":0}\n\r\n0\r\n\r\n')
 
 
 @pytest.mark.slow
+@pytest.mark.needs("ptrace")
 def test_a_supervisor_that_reports_after_its_fork_servers_death_costs_no_run(
     start_server: StartServer,
 ) -> None:
@@ -407,15 +408,13 @@ def test_a_supervisor_that_reports_after_its_fork_servers_death_costs_no_run(
         killed_at = 0.0
         for runs in range(12):
             pid = wait_for_fork_server(server, killed_at, runs + 1)
-            stack.callback(resume, pid)
-            os.kill(pid, signal.SIGSTOP)
-            # The supervisor that waits gets the run, and the next one is asked for.
-            stream = stack.enter_context(server.stream("sh", "-c", "echo $$; exec sleep 60"))
-            int(stream.next_event()["data"])
-            assert server.request("GET", "/models").status == 200  # so it has been asked for
-            server.signal(signal.SIGSTOP)
-            before = len(children(pid))
-            resume(pid)
+            with traced(pid):
+                # The supervisor that waits gets the run, and the next one is asked for.
+                stream = stack.enter_context(server.stream("sh", "-c", "echo $$; exec sleep 60"))
+                int(stream.next_event()["data"])
+                assert server.request("GET", "/models").status == 200  # so it has been asked
+                server.signal(signal.SIGSTOP)
+                before = len(children(pid))
             wait_for_children(pid, before + 1)
             killed_at = time.clock_gettime(time.CLOCK_BOOTTIME)
             os.kill(pid, signal.SIGKILL)
@@ -440,12 +439,6 @@ def wait_for_fork_server(server: Server, after: float, supervisors: int) -> int:
     )
     assert server.request("GET", "/models").status == 200  # so the report has been read
     return found[0]
-
-
-def resume(pid: int) -> None:
-    """Let a process go on that was stopped, if it is still there."""
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGCONT)
 
 
 def wait_for_children(pid: int, count: int) -> None:

@@ -39,7 +39,8 @@ async def capture(start: Starter, launch: Launch, limit_s: float) -> Captured:
         stdio = Stdio.open()
     with stdio:
         stdio.stdin.close()
-        async with start(launch, stdio.child_fds, limit_s) as child:
+        waiting = trio.CancelScope(deadline=trio.current_time() + limit_s)
+        async with start(launch, stdio.child_fds, waiting) as child:
             stdio.close_child_fds()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_collect, stdio.stdout, stdout)

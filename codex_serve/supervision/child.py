@@ -5,6 +5,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+import trio
+
 from codex_serve.launchers import Launch
 
 
@@ -44,11 +46,12 @@ class Child(Protocol):
         ...
 
 
-Starter = Callable[[Launch, tuple[int, ...], float], AbstractAsyncContextManager[Child]]
+Starter = Callable[[Launch, tuple[int, ...], trio.CancelScope], AbstractAsyncContextManager[Child]]
 """Starts a launch on three descriptors for its stdin, stdout and stderr.
 
-The number is the most seconds that it may run, for starters that can keep to
-it while the event loop is blocked; ``inf`` for no limit. Leaving the context, also by a
-cancel, ends the child: see ``Child.end``. Entering raises ``LaunchError``
+The scope, which nobody has entered, bounds the wait until something can be started.
+Its deadline is also the command's, for starters that can keep to it while the event
+loop is blocked. Leaving the context, also by a cancel, ends the child: see
+``Child.end``. Entering raises ``LaunchError`` where the scope has ended the wait, or
 where the command could not be executed and that is known at once.
 """

@@ -4,6 +4,9 @@ It stays small so that a fork is cheap, single-threaded so that a fork is safe,
 and in a session of its own so that nobody's Ctrl-C meets it. It is a subreaper:
 what a killed supervisor leaves behind becomes its child, and it kills that.
 
+It watches the supervisors as the server watches it: one that somebody stops goes on
+at once, and one that is stopped again and again is killed.
+
 It ends when the server is gone and its last child is.
 
 Standard library only; run by ``python -I -S`` (see ``pool.py``).
@@ -17,10 +20,12 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
-from codex_serve.supervision import kernel, tree, wire
+from codex_serve.supervision import kernel, traits, tree, wire
 from codex_serve.supervision.supervisor import open_wakeup, supervise, wait
 
 ORPHAN_INTERVAL_S = 0.005
+LOOK_S = 1.0
+"""How often to look at the supervisors when the server is gone."""
 
 
 def main(control_fd: int, lease_fds: Sequence[int], *, pid_namespace: bool) -> None:
@@ -32,6 +37,7 @@ def main(control_fd: int, lease_fds: Sequence[int], *, pid_namespace: bool) -> N
     for fd in lease_fds:
         os.set_inheritable(fd, False)  # commands are not to hold them
     kernel.become_subreaper()
+    kernel.signal_at_parents_end(signal.SIGCONT)  # who is stopped then would stay for ever
     _set_signals()
     gc.collect()
     gc.freeze()
@@ -66,6 +72,8 @@ class _ForkServer:
         self._pid_namespace = pid_namespace
         self._wakeup = open_wakeup()
         self._supervisors: set[int] = set()
+        self._resumer = tree.Resumer()
+        self._pristine: traits.Traits | None = None
         self._killed: list[int] = []
         self._server_gone = False
 
@@ -75,13 +83,15 @@ class _ForkServer:
     def run(self) -> None:
         """Fork, reap, and kill orphans, until there is nobody to do it for."""
         while self._reap() or not self._server_gone:
-            wait_s = None
+            wait_s = LOOK_S if self._server_gone else None
             if self._killed:
                 wait_s = ORPHAN_INTERVAL_S
                 with suppress(OSError):  # there is no room for a look now
                     if not tree.kill_orphans(self._supervisors):
-                        wait_s = None
+                        wait_s = LOOK_S if self._server_gone else None
                         self._report()
+            if self._server_gone:
+                self._look_at_supervisors()
             if wait(self._wakeup[0], None if self._server_gone else self._control, wait_s):
                 try:
                     message, fds = wire.receive(self._control, max_fds=1)
@@ -89,17 +99,39 @@ class _ForkServer:
                     continue
                 if message == wire.GONE:
                     self._server_gone = True
+                elif message[0] == wire.LOST:
+                    self._lose(message[1])
                 else:
                     self._fork(*fds)
 
     def _reap(self) -> bool:
         """Take note of supervisors that have ended; return whether children are left."""
-        ended, left = tree.reap()
+        ended, left = tree.reap(self._resume)
         for pid in self._supervisors.intersection(ended):
             self._supervisors.discard(pid)
             if ended[pid] != 0:
                 self._killed.append(pid)
         return left
+
+    def _lose(self, pid: int) -> None:
+        """Take note of a supervisor that is dead but not for us to reap: its orphan traces it."""
+        if pid in self._supervisors:
+            self._supervisors.discard(pid)
+            self._killed.append(pid)
+
+    def _look_at_supervisors(self) -> None:
+        """Kill those that their command traces: there is no server to notice their silence."""
+        for pid in tuple(self._supervisors):
+            match tree.state(pid):
+                case "t":
+                    tree.send(pid, signal.SIGKILL)
+                case "Z":
+                    self._lose(pid)
+
+    def _resume(self, pid: int) -> None:
+        """Let a supervisor go on that was stopped. Orphans are killed as they are."""
+        if pid in self._supervisors:
+            self._resumer.resume(pid)
 
     def _report(self) -> None:
         """Tell the server that no orphan of the killed supervisors is left."""
@@ -111,8 +143,10 @@ class _ForkServer:
 
     def _fork(self, lifeline_fd: int) -> None:
         try:
+            if self._pristine is None:  # not before the server has set our limits
+                self._pristine = _own_traits()
             pid = os.fork()
-        except OSError:  # no more processes: the server sees its lifeline end
+        except OSError:  # no more processes or descriptors: the server sees its lifeline end
             os.close(lifeline_fd)
             return
         if pid == 0:
@@ -120,7 +154,8 @@ class _ForkServer:
                 self._control.close()
                 for fd in self._wakeup:
                     os.close(fd)
-                supervise(socket.socket(fileno=lifeline_fd), pid_namespace=self._pid_namespace)
+                lifeline = socket.socket(fileno=lifeline_fd)
+                supervise(lifeline, self._pristine, pid_namespace=self._pid_namespace)
             except OSError:
                 pass  # the server has gone in the middle of a sentence
             except BaseException:
@@ -129,3 +164,11 @@ class _ForkServer:
                 os._exit(1)
         self._supervisors.add(pid)
         os.close(lifeline_fd)
+
+
+def _own_traits() -> traits.Traits:
+    fds = traits.open_files()
+    try:
+        return traits.read(fds)
+    finally:
+        traits.close(fds)

@@ -33,7 +33,7 @@ def become_subreaper() -> None:
     _check(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
 
 
-def die_with_parent(number: int) -> None:
+def signal_at_parents_end(number: int) -> None:
     """Get signal ``number`` when the thread that forked this process ends.
 
     Source: prctl(2), ``PR_SET_PDEATHSIG``. Safe only below a process with a

@@ -7,11 +7,13 @@ from contextlib import contextmanager
 
 from codex_serve.errors import SERVER_FAILED, LaunchError
 from codex_serve.launchers import Launch
+from codex_serve.supervision.lookup import NO_INTERPRETER
 
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
 
 _REASONS: Mapping[int, str] = {
+    NO_INTERPRETER: "the interpreter or loader that it names does not exist",
     errno.ENOEXEC: "it is neither a program for this machine nor a script with a '#!' line",
     errno.E2BIG: "its arguments and environment are larger than the system allows",
 }
@@ -22,26 +24,15 @@ _NO_ROOM = frozenset(
 """What says nothing about the command: processes, memory, descriptors, namespaces have run out."""
 
 
-def candidates(command: str, env: Mapping[str, str]) -> list[str]:
-    """Return where ``command`` may be, in the order in which ``execvp`` looks."""
-    if "/" in command:
-        return [command]
-    folders = env.get("PATH", os.defpath).split(os.pathsep)
-    return [f"{folder or '.'}/{command}" for folder in folders]
-
-
 def launch_error(launch: Launch, error: OSError) -> LaunchError:
     """Explain why ``launch`` could not be executed, given what the attempt raised."""
     if error.errno in _NO_ROOM:
         return no_room_error(error)
     command = launch.argv[0]
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        if not any(map(os.path.exists, candidates(command, launch.env))):
-            where = "" if "/" in command else " on PATH"
-            return LaunchError(NOT_FOUND, f"{command}: command not found{where}")
-        reason = "the interpreter or loader that it names does not exist"
-    else:
-        reason = _REASONS.get(error.errno or 0) or os.strerror(error.errno or 0)
+        where = "" if "/" in command else " on PATH"
+        return LaunchError(NOT_FOUND, f"{command}: command not found{where}")
+    reason = _REASONS.get(error.errno or 0) or os.strerror(error.errno or 0)
     return LaunchError(NOT_EXECUTABLE, f"{command}: cannot be executed: {reason}")
 
 

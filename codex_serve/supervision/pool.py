@@ -11,10 +11,12 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import trio
 
@@ -24,16 +26,13 @@ from codex_serve.launchers import Launch
 from codex_serve.supervision import tree, wire
 from codex_serve.supervision.child import Ended
 from codex_serve.supervision.keeper import keep
-from codex_serve.supervision.launching import (
-    candidates,
-    launch_error,
-    making_room,
-    no_room_error,
-)
+from codex_serve.supervision.launching import launch_error, making_room, no_room_error
 from codex_serve.supervision.limits import GIVE_UP_S, LONGEST_REMOVAL_S
 from codex_serve.supervision.remover import Remover
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 MAX_IDLE = 16
 """The most supervisors that wait for a run. Each has about 0.6 MB of its own."""
@@ -44,6 +43,10 @@ without it. The kernel holds a process that waits for a disk or a network file."
 
 ORPHANS_S = 2.0
 """How long what a killed supervisor left may take to be gone."""
+
+ANSWER_S = 5.0
+"""How long a supervisor or the fork server may take to answer what it answers at
+once. Far longer than a busy machine makes it wait, for then it is killed."""
 
 ORPHAN_INTERVAL_S = 0.005
 RESTART_S = 0.05
@@ -69,6 +72,7 @@ class Supervisor:
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self._sock = sock
+        self._to_be_checked = False
         self.pid = 0
 
     def __repr__(self) -> str:
@@ -80,7 +84,42 @@ class Supervisor:
 
     async def receive(self) -> wire.Message:
         """Wait for a message; ``wire.GONE`` when the process is gone."""
-        return await _receive(self._sock)
+        message = await _receive(self._sock)
+        if message and message[0] == wire.CLEAN:
+            self._to_be_checked = True
+        return message
+
+    async def is_as_new(self) -> bool:
+        """Return whether the next command would find what the last one found.
+
+        It has been said since the last one ended, so this hardly ever waits.
+        """
+        if not self._to_be_checked:
+            return True
+        self._to_be_checked = False
+        try:
+            message, _ = wire.receive(self._sock)
+        except BlockingIOError:
+            with trio.move_on_after(ANSWER_S) as patience:
+                message = await _receive(self._sock)
+            if patience.cancelled_caught:
+                self.kill()
+                return False
+        return message == (wire.CHECKED, True)
+
+    def stop(self) -> None:
+        """Say that the command is to end, also to one that somebody has stopped."""
+        self._signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """Kill the process: the subreaper above it ends its command."""
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        # The process ID is its own, and nobody else's by now: what is sent arrives.
+        with suppress(OSError):  # it is gone, as waiting for it says
+            self.send((wire.STOP,))
+            tree.send(self.pid, number)
 
     def close(self) -> None:
         """Hang up: the supervisor ends what it has and exits."""
@@ -95,6 +134,7 @@ class SupervisedChild:
         self._launch = launch
         self._pool = pool
         self._over = False
+        self._removing = False
         self._given_up = False
 
     def __repr__(self) -> str:
@@ -107,7 +147,19 @@ class SupervisedChild:
 
     async def wait(self) -> Ended:
         """See ``Child.wait``."""
+        while (ended := await self._receive()) is None:
+            self._removing = True
+        return ended
+
+    async def _receive(self) -> Ended | None:
+        """Wait for what the supervisor says next: how the command ended, or ``ENDING``.
+
+        Raises:
+          LaunchError, ChildLostError: see ``Child.wait``.
+        """
         match await self._supervisor.receive():
+            case (wire.ENDING,):
+                return None
             case (wire.CLEAN, wait_status, timed_out, removed):
                 self._over = True
                 if not removed:
@@ -126,22 +178,36 @@ class SupervisedChild:
                 raise ChildLostError("The run's supervisor was killed: the run is lost.")
 
     async def end(self) -> None:
-        """See ``Child.end``."""
+        """See ``Child.end``. A supervisor that is not heard from is killed."""
         if self._over or self._given_up:
             return
-        with suppress(OSError):  # it was killed; waiting for it says so, and for its orphans
-            self._supervisor.send((wire.STOP,))
         patience_s = self._pool.grace_s + HELD_S
         if self._launch.removal is not None:
             patience_s += LONGEST_REMOVAL_S
-        try:
-            with trio.fail_after(patience_s):
-                await self.wait()
-        except trio.TooSlowError:
-            self._given_up = True
-            logger.error("supervisor %d: some processes of a run do not end", self._supervisor.pid)
-        except (LaunchError, ChildLostError):
-            pass  # there is nothing left that could be ended
+        with suppress(LaunchError, ChildLostError):  # there is nothing left that could be ended
+            heard = await self._is_heard() or self._removing
+            if heard and not self._over:
+                with trio.move_on_after(patience_s):
+                    await self.wait()
+                heard = self._over or await self._is_heard()
+            if not heard:
+                logger.error("supervisor %d does not answer: killed", self._supervisor.pid)
+                self._supervisor.kill()
+                with trio.move_on_after(HELD_S):
+                    await self.wait()
+            if not self._over:
+                self._given_up = True
+                logger.error(
+                    "supervisor %d: some processes of a run do not end", self._supervisor.pid
+                )
+
+    async def _is_heard(self) -> bool:
+        """Say that the command is to end; return whether anything is said to that."""
+        self._supervisor.stop()
+        with trio.move_on_after(ANSWER_S):
+            await self._receive()
+            return True
+        return False
 
 
 class SupervisorPool:
@@ -162,11 +228,13 @@ class SupervisorPool:
         self._idle: list[Supervisor] = []
         self._known: set[int] = set()
         self._none_idle = trio.Event()
+        self._resumer = tree.Resumer()
         self._control: socket.socket | None = None
         self._trusted: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._tried = trio.Event()
         self._asking = trio.Lock()
+        self._heard_at = 0.0
         self._fork_server_died = False
         self._has_forked = False
         self._orphans: dict[int, trio.Event] = {}
@@ -177,11 +245,11 @@ class SupervisorPool:
 
     @asynccontextmanager
     async def __call__(
-        self, launch: Launch, stdio: tuple[int, ...], limit_s: float
+        self, launch: Launch, stdio: tuple[int, ...], limit: trio.CancelScope
     ) -> AsyncIterator[SupervisedChild]:
         """Start ``launch``; see ``Starter``."""
-        start = (wire.START, limit_s, self.grace_s, _spec(launch))
-        supervisor = await self._hand_over(start, stdio)
+        start = (wire.START, limit.deadline - trio.current_time(), self.grace_s, _spec(launch))
+        supervisor = await self._hand_over(start, stdio, limit)
         child = SupervisedChild(supervisor, launch, self)
         try:
             yield child
@@ -191,25 +259,54 @@ class SupervisorPool:
                     await child.end()
             self.give_back(supervisor, reusable=child.over)
 
-    async def _hand_over(self, message: wire.Message, stdio: tuple[int, ...] = ()) -> Supervisor:
+    async def _hand_over(
+        self, message: wire.Message, stdio: tuple[int, ...], limit: trio.CancelScope
+    ) -> Supervisor:
         """Send a message to a supervisor that lives and waits; return that.
 
+        Args:
+          message: what it is to do.
+          stdio: what goes with it.
+          limit: bounds the wait for a supervisor that is still to be forked.
+
         Raises:
-          LaunchError: it cannot be sent to any.
+          LaunchError: it cannot be sent to any, or ``limit`` has ended the wait.
         """
-        while True:
-            supervisor = self._idle.pop() if self._idle else await self.fork()
-            try:
-                supervisor.send(message, stdio)
-            except ConnectionError:  # it was killed while it waited
-                self.give_back(supervisor, reusable=False)
-            except OSError as error:
-                self.give_back(supervisor, reusable=True)
-                raise no_room_error(error) from error
-            else:
-                if not self._idle:
-                    self._none_idle.set()
+        while self._idle:
+            supervisor = self._idle.pop()
+            if await self._send(supervisor, message, stdio):
                 return supervisor
+        with limit:
+            while True:
+                supervisor = await self.fork()
+                if await self._send(supervisor, message, stdio):
+                    return supervisor
+        raise LaunchError(SERVER_FAILED, "There was no supervisor for the command in time.")
+
+    async def _send(
+        self, supervisor: Supervisor, message: wire.Message, stdio: tuple[int, ...]
+    ) -> bool:
+        """Send a message to one that waits; return whether that can be done.
+
+        Raises:
+          LaunchError: it can be sent to none.
+        """
+        as_new = sent = False
+        try:
+            as_new = await supervisor.is_as_new()
+            if as_new:
+                supervisor.send(message, stdio)
+                sent = True
+        except ConnectionError:  # it was killed while it waited
+            as_new = False
+        except OSError as error:
+            raise no_room_error(error) from error
+        finally:
+            if not sent:
+                self.give_back(supervisor, reusable=as_new)
+        if sent and not self._idle:
+            self._none_idle.set()
+        return sent
 
     def give_back(self, supervisor: Supervisor, *, reusable: bool) -> None:
         """Keep a supervisor for the next run, or end it."""
@@ -244,20 +341,41 @@ class SupervisorPool:
             supervisor = Supervisor(ours)
             try:
                 with theirs:
-                    asked = await self._send_fork(theirs.fileno())
-                message = await supervisor.receive()
+                    asked = await self._answered(partial(self._send_fork, theirs.fileno()))
+                message = await self._answered(supervisor.receive)
             except BaseException:
                 supervisor.close()
                 raise
+            self._heard_at = trio.current_time()
             # One whose fork server is known to be dead is an orphan that we did not
             # know: ``reap_orphans`` may be killing it.
             if message != wire.GONE and asked is self._trusted:
-                _, supervisor.pid = message
-                self._known.add(supervisor.pid)
-                self._has_forked = True
-                return supervisor
+                _, supervisor.pid, unchanged = message
+                if unchanged:
+                    self._known.add(supervisor.pid)
+                    self._has_forked = True
+                    return supervisor
+                self._kill_fork_server("is not as it was started")
             supervisor.close()
         raise LaunchError(SERVER_FAILED, _NO_SUPERVISOR)
+
+    async def _answered(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Wait for what the fork server has to do, and kill it when it is not heard from.
+
+        Its successor does it then, or the end of its sockets is the answer. What is
+        asked may be behind a thousand other forks; each of them is heard.
+        """
+        while True:
+            with trio.move_on_after(ANSWER_S):
+                return await ask()
+            if trio.current_time() >= self._heard_at + ANSWER_S:
+                self._kill_fork_server("does not answer")
+
+    def _kill_fork_server(self, why: str) -> None:
+        """Kill the fork server, so that another one is started; it may be dead already."""
+        if self._trusted is not None and self._process is not None:
+            logger.error("the fork server %s: killed", why)
+            tree.send(self._process.pid, signal.SIGKILL)  # which is not reaped: it is trusted
 
     async def _send_fork(self, lifeline_fd: int) -> socket.socket:
         """Ask the fork server, or the next one where it is dead; return the one asked.
@@ -348,6 +466,7 @@ class SupervisorPool:
             ours.close()  # which also ends what has been started
             raise
         self._control = self._trusted = ours
+        self._heard_at = trio.current_time()
         self._has_forked = False
 
     async def _listen(self, control: socket.socket) -> None:
@@ -378,15 +497,29 @@ class SupervisorPool:
 
     async def wait_for_orphans(self, pid: int) -> None:
         """Wait until what the killed supervisor ``pid`` left is gone, for a while."""
+        gone = self._orphans.setdefault(pid, trio.Event())
+        # Who is traced by an orphan is reaped by nobody before that is killed, so that
+        # nobody else has to be told; the orphan may be a child of ours.
+        if self._control is not None:
+            with suppress(OSError):
+                wire.send(self._control, (wire.LOST, pid))
+        signal.raise_signal(signal.SIGCHLD)
         with trio.move_on_after(ORPHANS_S):
-            await self._orphans.setdefault(pid, trio.Event()).wait()
+            await gone.wait()
+        if not gone.is_set():
+            with suppress(LaunchError):  # the fork server is killed where it does not answer
+                self.give_back(await self.fork(), reusable=True)
+            with trio.move_on_after(ORPHANS_S):
+                await gone.wait()
 
     async def remove(self, launch: Launch, give_up_s: float) -> bool:
         """Have what a killed command made elsewhere removed; return whether nothing is left."""
         message = wire.GONE
         while launch.removal is not None and message == wire.GONE:
             try:
-                supervisor = await self._hand_over((wire.REMOVE, give_up_s, _spec(launch)))
+                supervisor = await self._hand_over(
+                    (wire.REMOVE, give_up_s, _spec(launch)), (), trio.CancelScope()
+                )
             except LaunchError:
                 break
             try:
@@ -418,15 +551,20 @@ class SupervisorPool:
         """
         with trio.open_signal_receiver(signal.SIGCHLD) as signals:
             while True:
-                ended, _ = tree.reap()
+                ended, _ = tree.reap(self._resume)
                 if self._process is not None and self._process.pid in ended:
                     self._trusted = None  # perhaps before its end of file was seen
                 while self._fork_server_died and self._kill_orphans():
                     await trio.sleep(ORPHAN_INTERVAL_S)
-                    ended |= tree.reap()[0]
+                    ended |= tree.reap(self._resume)[0]
                 for pid in self._known.intersection(ended):
                     self._orphans_gone(pid)
                 await anext(signals)
+
+    def _resume(self, pid: int) -> None:
+        """Let the fork server go on, or a supervisor of a dead one, that somebody has stopped."""
+        if pid in self._known or (self._process is not None and pid == self._process.pid):
+            self._resumer.resume(pid)
 
     def _kill_orphans(self) -> bool:
         """Kill the children that are unknown; return whether there were, or may be, any."""
@@ -477,12 +615,9 @@ async def open_pool(
 def _spec(launch: Launch) -> wire.Spec:
     removal = launch.removal
     return (
-        tuple(candidates(launch.argv[0], launch.env)),
         launch.argv,
         dict(launch.env),
-        (tuple(candidates(removal.argv[0], launch.env)), removal.argv, removal.awaited)
-        if removal
-        else None,
+        (removal.argv, removal.awaited) if removal else None,
     )
 
 

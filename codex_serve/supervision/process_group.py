@@ -4,6 +4,7 @@ Portable, and honest about its limits: a descendant that leaves the group by
 ``setsid``, or a server that is killed, leaves processes behind.
 """
 
+import errno
 import logging
 import os
 import signal
@@ -23,6 +24,7 @@ from codex_serve.supervision.limits import (
     LAST_INTERVAL_S,
     watch_s,
 )
+from codex_serve.supervision.lookup import NO_INTERPRETER, candidates
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +122,7 @@ class ProcessGroupStarter:
 
     @asynccontextmanager
     async def __call__(
-        self, launch: Launch, stdio: tuple[int, ...], limit_s: float
+        self, launch: Launch, stdio: tuple[int, ...], limit: trio.CancelScope
     ) -> AsyncIterator[GroupedChild]:
         """Start ``launch``; the time limit is left to the caller."""
         stdin, stdout, stderr = stdio
@@ -134,7 +136,9 @@ class ProcessGroupStarter:
                 start_new_session=True,
             )
         except OSError as error:
-            raise launch_error(launch, error) from error
+            raise launch_error(
+                launch, await trio.to_thread.run_sync(_tell, launch, error)
+            ) from error
         child = GroupedChild(process, launch, self._grace_s)
         try:
             yield child
@@ -151,6 +155,14 @@ def _environment(launch: Launch) -> dict[str, str]:
 def _as_utf8(string: str) -> str:
     """Return what the locale, whatever it is, encodes as ``string`` is in UTF-8."""
     return os.fsdecode(string.encode("utf-8", "surrogateescape"))
+
+
+def _tell(launch: Launch, error: OSError) -> OSError:
+    """Tell a command that is nowhere from one whose interpreter is."""
+    missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
+    if missing and any(map(os.path.exists, candidates(launch.argv[0], launch.env))):
+        return OSError(NO_INTERPRETER, "no interpreter")
+    return error
 
 
 async def _attempt(removal: Removal, launch: Launch) -> bool:

@@ -18,9 +18,10 @@ import select
 import signal
 import socket
 import time
+from contextlib import suppress
 from typing import NoReturn
 
-from codex_serve.supervision import kernel, tree, wire
+from codex_serve.supervision import kernel, traits, tree, wire
 from codex_serve.supervision.limits import (
     ATTEMPT_S,
     ENDING_S,
@@ -29,9 +30,10 @@ from codex_serve.supervision.limits import (
     LAST_INTERVAL_S,
     watch_s,
 )
+from codex_serve.supervision.lookup import MANY, NO_INTERPRETER, candidates
 
-Program = tuple[wire.Names, wire.Names, dict[str, str]]
-"""The paths to try in turn, the arguments, the environment."""
+Program = tuple[wire.Names, dict[str, str]]
+"""The arguments and the environment."""
 
 LONGEST_WAIT_S = 86_400.0
 
@@ -66,17 +68,21 @@ def wait(wakeup_fd: int, sock: socket.socket | None, seconds: float | None) -> b
     return ready
 
 
-def supervise(lifeline: socket.socket, *, pid_namespace: bool) -> NoReturn:
+def supervise(lifeline: socket.socket, pristine: traits.Traits, *, pid_namespace: bool) -> NoReturn:
     """Run commands until the server is gone, then exit.
 
     Args:
       lifeline: the connection to the server. Blocking.
+      pristine: the traits that commands are to be started with.
       pid_namespace: put each command into a PID namespace of its own.
     """
+    fork_server = os.getppid()
     os.setsid()
     kernel.become_subreaper()
+    kernel.signal_at_parents_end(signal.SIGCONT)  # for it is the parent that resumes us
     wakeup_fd, _ = open_wakeup()
-    wire.send(lifeline, (wire.READY, os.getpid()))
+    files = traits.open_files()
+    wire.send(lifeline, (wire.READY, os.getpid(), traits.read(files) == pristine))
     while True:
         try:
             message, fds = wire.receive(lifeline, max_fds=3)
@@ -84,16 +90,17 @@ def supervise(lifeline: socket.socket, *, pid_namespace: bool) -> NoReturn:
             wire.send(lifeline, (wire.FAILED, error.errno or 0))
             continue
         if message == wire.GONE:
-            os._exit(0)
+            _leave(fork_server)
         if message[0] == wire.STOP:
             continue  # it crossed the end of the command
         try:
-            paths, argv, env, removal = message[-1]
+            argv, env, removal = message[-1]
             if message[0] == wire.START:
                 start = _start_in_namespace if pid_namespace else _execute
-                leader = start((paths, argv, env), (fds[0], fds[1], fds[2]))
+                leader = start((argv, env), (fds[0], fds[1], fds[2]), lifeline)
         except OSError as error:
-            wire.send(lifeline, (wire.FAILED, error.errno or 0))
+            with suppress(ConnectionError):  # the server is gone, as we hear next
+                wire.send(lifeline, (wire.FAILED, error.errno or 0))
             continue
         finally:
             for fd in fds:
@@ -104,14 +111,28 @@ def supervise(lifeline: socket.socket, *, pid_namespace: bool) -> NoReturn:
             _, give_up_s, _ = message
         else:
             _, limit_s, grace_s, _ = message
-            remover = (*removal[:2], env) if removal is not None and removal[2] else None
+            remover = (removal[0], env) if removal is not None and removal[1] else None
             status, timed_out, server_gone = _watch(
                 lifeline, wakeup_fd, leader, limit_s, grace_s, remover
             )
+            if removal is not None:
+                with suppress(ConnectionError):  # the server is gone, as we know or hear later
+                    wire.send(lifeline, (wire.ENDING,))
         removed = removal is None or _remove(wakeup_fd, removal, env, status, give_up_s)
         if server_gone:
-            os._exit(0)
+            _leave(fork_server)
         wire.send(lifeline, (wire.CLEAN, status, timed_out, removed))
+        wire.send(lifeline, (wire.CHECKED, traits.read(files) == pristine))
+
+
+def _leave(fork_server: int) -> NoReturn:
+    """Exit, because the server is gone.
+
+    Nobody is left then to let a stopped fork server go on, which has yet to reap us.
+    """
+    if os.getppid() == fork_server:
+        tree.send(fork_server, signal.SIGCONT)
+    os._exit(0)
 
 
 def _watch(
@@ -174,6 +195,9 @@ def _watch(
             stop = True
             if message == wire.GONE:
                 server_gone, lifeline = True, None
+            else:
+                with suppress(ConnectionError):
+                    wire.send(lifeline, (wire.ENDING,))
     assert leader_status is not None  # it was a child, and there is none left
     return leader_status, timed_out, server_gone
 
@@ -197,7 +221,7 @@ def _remove(
     Returns:
       Whether nothing is left.
     """
-    paths, argv, awaited = removal
+    argv, awaited = removal
     to_watch_s = watch_s(os.waitstatus_to_exitcode(wait_status), awaited=awaited)
     if to_watch_s is None:
         return True
@@ -205,7 +229,7 @@ def _remove(
     give_up_at = watch_until + give_up_s
     interval_s = FIRST_INTERVAL_S
     while True:
-        pid = _execute_quietly((paths, argv, env))
+        pid = _execute_quietly((argv, env))
         gone = pid is not None and _watch(None, wakeup_fd, pid, ATTEMPT_S, 0.0)[0] == 0
         now = time.monotonic()
         if (gone and now >= watch_until) or now >= give_up_at:
@@ -228,7 +252,9 @@ def _execute_quietly(program: Program) -> int | None:
         os.close(null)
 
 
-def _execute(program: Program, stdio: tuple[int, int, int]) -> int:
+def _execute(
+    program: Program, stdio: tuple[int, int, int], lifeline: socket.socket | None = None
+) -> int:
     """Execute a command in a session of its own; return its pid.
 
     Its signals are at their defaults, because all that this process has changed
@@ -238,33 +264,63 @@ def _execute(program: Program, stdio: tuple[int, int, int]) -> int:
     that it shares with the fork server.
 
     Raises:
-      OSError: none of its paths can be executed.
+      OSError: it is nowhere, or cannot be executed, or the server has spoken on
+        ``lifeline`` meanwhile, which is left to be heard.
     """
-    paths, argv, env = program
+    argv, env = program
     stdin, stdout, stderr = stdio
     dup2 = os.POSIX_SPAWN_DUP2
     actions = ((dup2, stdin, 0), (dup2, stdout, 1), (dup2, stderr, 2))
-    failure = OSError(errno.ENOENT, os.strerror(errno.ENOENT))
-    # A look costs microseconds, an attempt that fails costs a process. Where
-    # nothing looks right, the attempts tell why.
-    # (No comprehension: it costs each supervisor 50 KB.)
-    first = 0
-    while first < len(paths) and not os.access(paths[first], os.X_OK):
-        first += 1
-    for path in paths[first:] or paths:
-        try:
-            return os.posix_spawn(path, argv, env, file_actions=actions, setsid=True)
-        except (FileNotFoundError, NotADirectoryError):
-            pass  # the next folder may have it
-        except PermissionError as error:
-            failure = error  # the next may have one that can be executed
+    paths = candidates(argv[0], env)
+    failure = errno.ENOENT
+    # (Neither a generator nor an iterator: each costs a supervisor some 50 KB.)
+    at = 0
+    while at < len(paths):
+        at += 1
+        # A look costs microseconds, an attempt that fails costs a process.
+        if os.access(paths[at - 1], os.X_OK):
+            try:
+                return os.posix_spawn(paths[at - 1], argv, env, file_actions=actions, setsid=True)
+            except (FileNotFoundError, NotADirectoryError):
+                failure = NO_INTERPRETER
+            except PermissionError:
+                failure = errno.EACCES
+        if at % MANY == 0:
+            _listen(lifeline)
+    if failure == errno.ENOENT and _is_anywhere(paths, lifeline):
+        failure = errno.EACCES
+    raise OSError(failure, os.strerror(failure))
+
+
+def _is_anywhere(paths: list[str], lifeline: socket.socket | None) -> bool:
+    for turn, path in enumerate(paths):
+        if os.path.exists(path):
+            return True
+        if turn % MANY == 0:
+            _listen(lifeline)
+    return False
+
+
+def _listen(lifeline: socket.socket | None) -> None:
+    """Raise ``OSError`` where the server has spoken, which is left to be received."""
+    if lifeline is not None and _is_told(lifeline):
+        raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
+
+
+def _is_told(lifeline: socket.socket) -> bool:
+    """Return whether there is something to be received, be it that the server is gone."""
     try:
-        raise failure
-    finally:
-        del failure  # it refers to this frame, and nobody collects garbage here
+        lifeline.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
+    return True
 
 
-def _start_in_namespace(program: Program, stdio: tuple[int, int, int]) -> int:
+def _start_in_namespace(
+    program: Program, stdio: tuple[int, int, int], lifeline: socket.socket
+) -> int:
     """Start the command in a PID namespace of its own; return the pid of its keeper.
 
     The keeper has made the namespace and waits for its first process. When that
@@ -272,7 +328,7 @@ def _start_in_namespace(program: Program, stdio: tuple[int, int, int]) -> int:
     others in the namespace, and the keeper sees its end only after theirs.
 
     Raises:
-      OSError: the namespace is refused, or none of its paths can be executed.
+      OSError: the namespace is refused, or see ``_execute``.
     """
     told, tell = os.pipe2(os.O_CLOEXEC)
     try:
@@ -282,7 +338,7 @@ def _start_in_namespace(program: Program, stdio: tuple[int, int, int]) -> int:
         os.close(tell)
         raise
     if pid == 0:
-        _be_keeper(tell, program, stdio)
+        _be_keeper(tell, program, stdio, lifeline)
     os.close(tell)
     failure = os.read(told, 16)
     os.close(told)
@@ -292,18 +348,20 @@ def _start_in_namespace(program: Program, stdio: tuple[int, int, int]) -> int:
     return pid
 
 
-def _be_keeper(tell: int, program: Program, stdio: tuple[int, int, int]) -> NoReturn:
+def _be_keeper(
+    tell: int, program: Program, stdio: tuple[int, int, int], lifeline: socket.socket
+) -> NoReturn:
     """Make the namespace, and end as its first process does.
 
     A process of its own, because one that has made a namespace can start
     nothing outside of it any more.
     """
     try:
-        kernel.die_with_parent(signal.SIGKILL)
+        kernel.signal_at_parents_end(signal.SIGKILL)
         kernel.enter_pid_namespace()
         first = os.fork()
         if first == 0:
-            _be_first_process(tell, program, stdio)
+            _be_first_process(tell, program, stdio, lifeline)
         for fd in (*stdio, tell):
             os.close(fd)
         os._exit(_shell_code(os.waitpid(first, 0)[1]))
@@ -313,12 +371,14 @@ def _be_keeper(tell: int, program: Program, stdio: tuple[int, int, int]) -> NoRe
         os._exit(1)
 
 
-def _be_first_process(tell: int, program: Program, stdio: tuple[int, int, int]) -> NoReturn:
+def _be_first_process(
+    tell: int, program: Program, stdio: tuple[int, int, int], lifeline: socket.socket
+) -> NoReturn:
     """Start the command, reap what becomes ours, and end as the command does."""
     try:
-        kernel.die_with_parent(signal.SIGKILL)
+        kernel.signal_at_parents_end(signal.SIGKILL)
         kernel.mount_own_proc()
-        leader = _execute(program, stdio)
+        leader = _execute(program, stdio, lifeline)
         for fd in (*stdio, tell):
             os.close(fd)
         while True:

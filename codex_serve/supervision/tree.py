@@ -11,8 +11,14 @@ Standard library only: the fork server and its supervisors load it.
 
 import os
 import signal
-from collections.abc import Collection, Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
+
+STOPS = 8
+STOPS_S = 1.0
+"""A child that is stopped more often than this in so many seconds is stopped on
+purpose, and killed: between two stops it may not get to do anything."""
 
 
 def children(pid: int) -> list[int]:
@@ -35,6 +41,12 @@ def children(pid: int) -> list[int]:
     return found
 
 
+def state(pid: int) -> str:
+    """Return the kernel's letter for what a child does, such as ``Z`` for a zombie."""
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        return chr(file.read().rpartition(b") ")[2][0])
+
+
 def descendants(pid: int, spare: Collection[int] = ()) -> Iterator[int]:
     """Walk down from ``pid``, parents first, leaving out ``spare`` and what is below them."""
     waiting = [pid]
@@ -45,22 +57,49 @@ def descendants(pid: int, spare: Collection[int] = ()) -> Iterator[int]:
                 waiting.append(child)
 
 
-def reap() -> tuple[dict[int, int], bool]:
+def reap(resume: Callable[[int], None] | None = None) -> tuple[dict[int, int], bool]:
     """Wait for every child that has ended, without blocking.
+
+    Args:
+      resume: is told every child that somebody has stopped.
 
     Returns:
       The wait status of each that has, by pid, and whether children are left.
       That none is left is the proof described above.
     """
     ended: dict[int, int] = {}
+    options = os.WNOHANG if resume is None else os.WNOHANG | os.WUNTRACED
     while True:
         try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
+            pid, status = os.waitpid(-1, options)
         except ChildProcessError:
             return ended, False
         if pid == 0:
             return ended, True
-        ended[pid] = status
+        if resume is not None and os.WIFSTOPPED(status):
+            resume(pid)
+        else:
+            ended[pid] = status
+
+
+class Resumer:
+    """Lets children go on that somebody stops, and kills one that is stopped again and again."""
+
+    def __init__(self) -> None:
+        self._stops: dict[int, list[float]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Resumer {len(self._stops)} stopped lately>"
+
+    def resume(self, pid: int) -> None:
+        """Send SIGCONT to a child, or SIGKILL."""
+        since = time.monotonic() - STOPS_S
+        self._stops = {of: at for of, at in self._stops.items() if at[-1] >= since}
+        stops = self._stops.setdefault(pid, [])
+        stops.append(time.monotonic())
+        del stops[: -STOPS - 1]
+        often = len(stops) > STOPS and stops[0] >= since
+        send(pid, signal.SIGKILL if often else signal.SIGCONT)
 
 
 class Terminator:

@@ -9,18 +9,22 @@ costs it some 20 KB. The parties run the same Python, so they use ``marshal``.
 | message | from → to | descriptors |
 |---|---|---|
 | ``(FORK,)`` | server → fork server: make a supervisor | its lifeline |
+| ``(LOST, pid)`` | server → fork server: the lifeline of the supervisor ``pid`` has ended in the middle of a run | |
 | ``(ORPHANS_GONE, pid)`` | fork server → server: nothing that the killed supervisor ``pid`` left is there any more | |
-| ``(READY, pid)`` | supervisor → server: it waits for a command | |
+| ``(READY, pid, unchanged)`` | supervisor → server: it waits for a command | |
 | ``(START, limit_s, grace_s, spec)`` | server → supervisor | stdin, stdout, stderr |
-| ``(STOP,)`` | server → supervisor: end the command | |
+| ``(STOP,)`` | server → supervisor: end the command, and say at once that you are there | |
+| ``(ENDING,)`` | supervisor → server: the answer; also said before something is removed, for then nobody answers | |
 | ``(REMOVE, limit_s, spec)`` | server → supervisor: remove what is left of a command that was killed | |
-| ``(FAILED, errno)`` | supervisor → server: the command could not be executed | |
+| ``(FAILED, errno)`` | supervisor → server: the command could not be executed; see also ``lookup.NO_INTERPRETER`` | |
 | ``(CLEAN, wait_status, timed_out, removed)`` | supervisor → server: the command and all it started are gone | |
+| ``(CHECKED, unchanged)`` | supervisor → server: follows ``CLEAN``, when nobody waits for it | |
 
-A spec is ``(paths, argv, env, removal)``: the first of ``paths`` that can be
-executed is. ``removal`` is ``(paths, argv, awaited)`` or ``None``, see
+A spec is ``(argv, env, removal)``: ``argv[0]`` is looked up on the ``PATH`` of
+``env``. ``removal`` is ``(argv, awaited)`` or ``None``, see
 ``launchers.Removal``. It can be megabytes: a message that is too long for a
-packet travels in a memfd, behind the other descriptors.
+packet travels in a memfd, behind the other descriptors. ``unchanged`` says whether
+the supervisor still has the ``traits`` that the fork server had at first.
 
 Standard library only: the fork server and its supervisors load it.
 """  # noqa: E501 - a table
@@ -33,12 +37,13 @@ import socket
 from collections.abc import Sequence
 from typing import Any
 
-FORK, ORPHANS_GONE, READY, START, STOP, REMOVE, FAILED, CLEAN, IN_FILE = range(9)
+FORK, LOST, ORPHANS_GONE = range(3)
+READY, START, STOP, ENDING, REMOVE, FAILED, CLEAN, CHECKED, IN_FILE = range(3, 12)
 
 Message = tuple[Any, ...]
 Names = tuple[str, ...]
-Removal = tuple[Names, Names, bool]
-Spec = tuple[Names, Names, dict[str, str], Removal | None]
+Removal = tuple[Names, bool]
+Spec = tuple[Names, dict[str, str], Removal | None]
 
 GONE: Message = ()
 """What is received when the other party is gone."""
