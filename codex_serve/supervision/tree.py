@@ -42,9 +42,13 @@ def children(pid: int) -> list[int]:
 
 
 def state(pid: int) -> str:
-    """Return the kernel's letter for what a child does, such as ``Z`` for a zombie."""
-    with open(f"/proc/{pid}/stat", "rb") as file:
+    """Return the kernel's letter for what a child does, such as ``Z`` for a zombie.
+
+    Empty where it cannot be read: there is no ``/proc``, or no descriptor is left.
+    """
+    with suppress(OSError), open(f"/proc/{pid}/stat", "rb") as file:
         return chr(file.read().rpartition(b") ")[2][0])
+    return ""
 
 
 def descendants(pid: int, spare: Collection[int] = ()) -> Iterator[int]:
