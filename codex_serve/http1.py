@@ -402,6 +402,8 @@ class Http1:
 
     async def _refuse(self, status: int, detail: str) -> None:
         """Answer what never reached the application, look at nothing more, and hang up."""
+        if self._refused:
+            return  # the other reason is being sent
         self._refused = True
         if self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             answer = refusal(status, detail, head_only=self._incoming.by_head)
