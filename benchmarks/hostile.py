@@ -119,8 +119,17 @@ def body_without_end(port: int) -> None:
 
 
 def tiny_chunks(port: int) -> None:
-    """Chunks of a byte, as fast as many a connection is."""
-    chunks = b"1\r\nx\r\n" * 1000
+    """Chunks of a byte, as fast as many a connection is: too much framing is refused."""
+    send_chunks(port, b"1\r\nx\r\n")
+
+
+def small_chunks(port: int) -> None:
+    """The smallest of which there may be as many as one likes."""
+    send_chunks(port, b"5\r\nxxxxx\r\n")
+
+
+def send_chunks(port: int, chunk: bytes) -> None:
+    chunks = chunk * (6000 // len(chunk))
     with Client(port) as client, suppress(OSError):  # it may be hung up on
         client.sock.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
         start, sent = time.monotonic(), 0
@@ -130,12 +139,40 @@ def tiny_chunks(port: int) -> None:
             time.sleep(max(0.0, start + sent / CHUNK_BYTES_PER_S - time.monotonic()))
 
 
+def blanks_in_a_header(port: int) -> None:
+    refused(port, b"GET /models HTTP/1.1\r\nHost: x\r\nX:" + b" " * 16_000 + b"\0\r\n\r\n")
+
+
+def blanks_in_a_chunk_size(port: int) -> None:
+    chunk = b"2;" + b" " * 200_000 + b"\n\r\n"
+    refused(port, HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunk)
+
+
+def most_headers(port: int) -> None:
+    """As many as are taken, as fast as they are answered."""
+    headers = b"".join(b"X-%d: y\r\n" % number for number in range(99))
+    with Client(port) as client:
+        for _ in range(1000):
+            client.exchange(b"GET /models HTTP/1.1\r\nHost: x\r\n" + headers + b"\r\n")
+
+
+def pipelined(port: int) -> None:
+    """As many requests at once as may wait, and then more."""
+    requests = clients.get("/models")
+    requests *= 60_000 // len(requests)
+    with Client(port) as client, suppress(OSError):  # it is reset
+        while True:
+            client.sock.sendall(requests)
+
+
 Hostile = Callable[[int], None]
 KINDS: tuple[tuple[Hostile, int], ...] = (
     *((empty_arguments, 1), (long_argument, 1), (long_path, 1), (many_variables, 1)),
     *((fields_again_and_again, 1), (brackets, 1), (random_bytes, 1), (most_arguments, 1)),
     *((unread_prompt, 1), (unread_prompt, 4), (read_prompt, 1), (body_without_end, 1)),
-    *((tiny_chunks, 1), (tiny_chunks, 8)),
+    *((tiny_chunks, 1), (tiny_chunks, 8), (small_chunks, 1), (small_chunks, 8)),
+    *((blanks_in_a_header, 1), (blanks_in_a_header, 8), (blanks_in_a_chunk_size, 1)),
+    *((most_headers, 1), (pipelined, 1)),
 )
 """What a hostile client does, over and over, and how many of them do it at a time."""
 
