@@ -147,6 +147,7 @@ async def _obey(signals: AsyncIterator[int], stop: trio.Event, hurry: trio.Event
         event.set()
     number = await anext(signals)
     logger.warning("%s: ended at once", signal.Signals(number).name)
+    logging.shutdown()  # writes the last lines
     # Not by the signal: to the main process of a container its own signals do nothing.
     os._exit(128 + number)
 
