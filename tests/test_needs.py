@@ -6,9 +6,8 @@ import sys
 import pytest
 
 from containers import ROOT
-from serving import TIMEOUT_S
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 def run_pytest(*args: str, **environ: str) -> tuple[int, str]:
@@ -20,7 +19,6 @@ def run_pytest(*args: str, **environ: str) -> tuple[int, str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=TIMEOUT_S,
     )
     return done.returncode, done.stdout + done.stderr
 
