@@ -20,7 +20,7 @@ sys.path[:0] = [str(Path(__file__).parent.parent / "tests"), str(Path(__file__).
 
 from codex_serve.config import Config
 from codex_serve.launchers import RunInfo
-from codex_serve.launchers.docker import DockerLauncher, client_environ
+from codex_serve.launchers.docker import DockerClient, DockerLauncher
 from codex_serve.model import RunRequest
 from serving import Server
 
@@ -32,8 +32,9 @@ IMAGE = os.environ.get("PYTHON_IMAGE") or "python:3.13-slim"
 def by_hand(settings: dict[str, str]) -> float:
     config = Config.from_environ(settings)
     assert config.docker is not None
-    environ = client_environ(os.environ)
-    launcher = DockerLauncher(config.docker, environ, {}, config.models, "byhand", None)
+    client = DockerClient.find(os.environ)
+    assert client is not None
+    launcher = DockerLauncher(config.docker, client, {}, config.models, "byhand", None)
     launch = launcher(RunRequest("true"), RunInfo(secrets.token_hex(8), time.time()))
     start = time.perf_counter()
     subprocess.run(launch.argv, env=launch.env, stdin=subprocess.DEVNULL, check=True)

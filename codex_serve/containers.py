@@ -7,7 +7,7 @@ removal of the containers that dead servers left.
 import logging
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,12 @@ import trio
 from codex_serve.config import DockerConfig
 from codex_serve.errors import SERVER_FAILED, ChildLostError, LaunchError
 from codex_serve.launchers import Launch, RunInfo
-from codex_serve.launchers.docker import EXPIRY_LABEL, INSTANCE_LABEL, container_name
+from codex_serve.launchers.docker import (
+    EXPIRY_LABEL,
+    INSTANCE_LABEL,
+    DockerClient,
+    container_name,
+)
 from codex_serve.leases import Leases, take_free_leases
 from codex_serve.supervision.capture import Captured, capture
 from codex_serve.supervision.child import Starter
@@ -76,15 +81,15 @@ class Containers:
     """The engine, seen by one server.
 
     Attributes:
-      start: starts the docker client.
+      start: starts the client.
       docker: the operator's settings.
-      client_environ: the docker client's own environment.
+      client: what asks the engine.
       instance: the server's id.
     """
 
     start: Starter
     docker: DockerConfig
-    client_environ: Mapping[str, str]
+    client: DockerClient
     instance: str
 
     async def explain(self, run: RunInfo, exit_code: int) -> str:
@@ -160,5 +165,5 @@ class Containers:
         return abandoned(parse_listing(listing.stdout), leases, time.time())
 
     async def _ask(self, *args: str) -> Captured:
-        launch = Launch(argv=("docker", *args), env=self.client_environ)
+        launch = Launch(argv=(self.client.path, *args), env=self.client.environ)
         return await capture(self.start, launch, ANSWER_S)

@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import shutil
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping
@@ -17,7 +16,7 @@ from codex_serve.config import Config
 from codex_serve.containers import Containers
 from codex_serve.errors import ConfigError
 from codex_serve.launchers import Launcher
-from codex_serve.launchers.docker import DockerLauncher, client_environ
+from codex_serve.launchers.docker import DockerClient, DockerLauncher
 from codex_serve.launchers.local import launch_local, launch_through_entrypoint
 from codex_serve.leases import hold_lease
 from codex_serve.registry import Registry
@@ -49,8 +48,8 @@ async def open_runner(config: Config, max_files: int, registry: Registry) -> Asy
             lease_fd = stack.enter_context(hold_lease(folder, instance))
         start = await stack.enter_async_context(open_starter(config, max_files, lease_fd))
         nursery = await stack.enter_async_context(trio.open_nursery())
-        if config.docker is not None:
-            containers = Containers(start, config.docker, client_environ(environ), instance)
+        if isinstance(launcher, DockerLauncher):
+            containers = Containers(start, launcher.docker, launcher.client, instance)
             explain = containers.explain
             nursery.start_soon(keep, "looking for what dead servers left", containers.sweep)
         yield Runner(launcher, start, explain, registry, config.run_timeout_s)
@@ -96,13 +95,14 @@ def make_launcher(config: Config, environ: Mapping[str, str], instance: str) -> 
       ConfigError: what it needs is not on this machine.
     """
     if config.docker is not None:
-        if shutil.which("docker", path=environ.get("PATH")) is None:
+        client = DockerClient.find(environ)
+        if client is None:
             raise ConfigError(
                 "CODEX_DOCKER_IMAGE needs the docker client, and there is no 'docker' on PATH"
             )
         return DockerLauncher(
             docker=config.docker,
-            client_environ=client_environ(environ),
+            client=client,
             inherited=config.litellm,
             models=config.models,
             instance=instance,

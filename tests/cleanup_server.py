@@ -2,11 +2,14 @@
 
     python -m cleanup_server
 
-Stands for launchers that make something elsewhere. Each removal appends "1" to
-the file that the run's variable TRACE names; the third one succeeds.
+Stands for launchers that make something elsewhere. Its docker client appends "1"
+to the file that the run's variable TRACE names; the third time it has nothing left
+to remove. It leaves a process behind that holds its output.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from codex_serve import modes
 from codex_serve.cli import main
@@ -14,20 +17,38 @@ from codex_serve.config import Config
 from codex_serve.launchers import Launch, Launcher, Removal, RunInfo
 from codex_serve.model import RunRequest
 
-REMOVE = 'sleep 60 & printf 1 >>"$TRACE"; test "$(cat "$TRACE")" = 111'
+CLIENT = """#!/bin/sh
+test "$1 $2 $3" = "rm --force --volumes" || exit
+sleep 60 &
+printf 1 >>"$4"
+test "$(cat "$4")" != 111 || echo "Error: No such container: $4" >&2
+exit 1
+"""
 
 
-def make_launcher(config: Config, environ: Mapping[str, str], instance: str) -> Launcher:
+def launcher(client: Path) -> Launcher:
     def launch(request: RunRequest, run: RunInfo) -> Launch:
         return Launch(
             argv=(request.cli, *request.args),
             env={"PATH": "/usr/bin:/bin", **request.env},
-            removal=Removal(("sh", "-c", REMOVE)),
+            removal=Removal(("container", str(client), request.env["TRACE"])),
         )
 
     return launch
 
 
-if __name__ == "__main__":
+def serve(folder: Path) -> None:
+    client = folder / "docker"
+    client.write_text(CLIENT)
+    client.chmod(0o755)
+
+    def make_launcher(config: Config, environ: Mapping[str, str], instance: str) -> Launcher:
+        return launcher(client)
+
     setattr(modes, "make_launcher", make_launcher)  # noqa: B010 - mypy sees a function of the module
     main()
+
+
+if __name__ == "__main__":
+    with TemporaryDirectory() as folder:
+        serve(Path(folder))

@@ -11,8 +11,8 @@ import pytest
 from codex_serve.config import Config
 from codex_serve.containers import Container, abandoned, parse_listing
 from codex_serve.errors import ApiError
-from codex_serve.launchers import Launch, RunInfo
-from codex_serve.launchers.docker import DockerLauncher, client_environ, split_model
+from codex_serve.launchers import Launch, Removal, RunInfo
+from codex_serve.launchers.docker import DockerClient, DockerLauncher, split_model
 from codex_serve.leases import Leases
 from codex_serve.model import RunRequest
 from conftest import StartServer
@@ -30,7 +30,7 @@ def launch(request: dict[str, Any], **environ: str) -> Launch:
     assert config.docker is not None
     launcher = DockerLauncher(
         docker=config.docker,
-        client_environ=client_environ({**SERVER_ENVIRON, **environ}),
+        client=DockerClient("/bin/docker", {**SERVER_ENVIRON, **environ}),
         inherited=config.litellm,
         models=config.models,
         instance="ab12",
@@ -43,7 +43,10 @@ def test_a_run_is_a_docker_run_with_a_name_and_labels_and_limits() -> None:
     found = launch(
         {"cli": "codex", "args": ("--privileged", "-v/:/host")}, RUN_RESPONSE_TIMEOUT_SECONDS="300"
     )
-    assert found.argv[:2] == ("docker", "run")
+    assert found.argv[:2] == ("/bin/docker", "run")
+    assert found.removal == Removal(
+        ("container", "/bin/docker", "codex-serve-ab12-00ff"), awaited=True
+    )
     options, command = (
         found.argv[2 : found.argv.index("img")],
         found.argv[found.argv.index("img") :],

@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from codex_serve.launchers import Launch, Removal
+from codex_serve.launchers import Removal
 from codex_serve.supervision.keeper import LAST_WAIT_S, keep
 from codex_serve.supervision.limits import GIVE_UP_S, WATCH_S
 from codex_serve.supervision.remover import LAST_PAUSE_S, MAX_WAITING, Remover
@@ -56,8 +56,8 @@ async def test_a_cancel_ends_work_and_keeper(autojump_clock: MockClock) -> None:
     assert scope.cancelled_caught
 
 
-def launch(name: str, *, awaited: bool = True) -> Launch:
-    return Launch(("docker",), {}, Removal(("remove", name), awaited=awaited))
+def container(name: str, *, awaited: bool = True) -> Removal:
+    return Removal(("container", "/usr/bin/docker", name), awaited=awaited)
 
 
 class Engine:
@@ -68,11 +68,10 @@ class Engine:
         self.attempts: list[str] = []
         self.at_once = 0
 
-    async def remove(self, what: Launch) -> bool:
-        assert what.removal is not None
+    async def remove(self, removal: Removal) -> bool:
         assert self.at_once == 0
         self.at_once += 1
-        self.attempts.append(what.removal.argv[-1])
+        self.attempts.append(removal.what[-1])
         await trio.sleep(0.2)
         self.at_once -= 1
         return trio.current_time() >= self.up_at
@@ -86,7 +85,7 @@ async def test_removals_go_on_one_at_a_time_until_each_is_sure(autojump_clock: M
         async with trio.open_nursery() as nursery:
             nursery.start_soon(remover.run)
             for name in names * 3:
-                remover.add(launch(name))
+                remover.add(container(name))
             await trio.sleep(100)
             assert set(engine.attempts) == set(names)
             assert len(engine.attempts) < 40
@@ -101,7 +100,7 @@ async def test_the_oldest_of_too_many_is_left_and_named(
     engine = Engine(up_at=math.inf)
     remover = Remover(engine.remove)
     for number in range(MAX_WAITING + 2):
-        remover.add(launch(f"c{number}"))
+        remover.add(container(f"c{number}"))
     words = [record.message for record in caplog.records]
     assert words == [
         f"could not remove what a run has left: c{number}; the next start of a server removes it"
@@ -117,7 +116,7 @@ async def test_the_oldest_of_too_many_is_left_and_named(
 async def test_a_folder_is_gone_when_it_is_gone(autojump_clock: MockClock) -> None:
     engine = Engine(up_at=0)
     remover = Remover(engine.remove)
-    remover.add(launch("folder", awaited=False))
+    remover.add(container("folder", awaited=False))
     with trio.move_on_after(WATCH_S):
         await remover.run()
     assert engine.attempts == ["folder"]

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from conftest import StartServer
-from processes import wait_until
+from processes import UNPRIVILEGED, wait_until
 from serving import Server, exit_code, refused_start, text_of
 
 ENTRYPOINT = """#!/bin/sh
+PATH=$PATH:/usr/bin:/bin
 mkdir "$CODEX_SERVE_RUN_DIR" && cd "$CODEX_SERVE_RUN_DIR" || exit 73
 mkdir -p deep/er && echo prompt >deep/er/file && chmod 500 deep/er
 echo "$PWD"
@@ -73,6 +74,45 @@ def test_the_folder_goes_whatever_ends_the_run(server: Server, tmp: Path, event:
             case "kill":
                 server.signal(signal.SIGKILL)
         wait_until(lambda: list(tmp.iterdir()) == [], "the removal of the folder")
+
+
+def test_no_variable_of_a_request_keeps_the_folder(server: Server, tmp: Path) -> None:
+    """What the server executes to remove it is found without the request's variables."""
+    for env in ({"PATH": "/nonexistent"}, {"BASH_ENV": "/dev/null", "PYTHONHOME": "/nonexistent"}):
+        events = server.run("sh", "-c", "exit 3", env=env)
+        assert exit_code(events) == 3
+        assert list(tmp.iterdir()) == []  # at the moment that the response is complete
+    assert not [line for line in server.log if "could not remove" in line]
+
+
+@pytest.mark.parametrize("isolation", ["subreaper", "process-group"])
+@pytest.mark.parametrize("mode", ["555", "000"])
+def test_a_read_only_folder_goes_where_the_server_has_no_privileges(
+    start_server: StartServer, tmp: Path, entrypoint: Path, isolation: str, mode: str
+) -> None:
+    env = {"CLI_ENTRYPOINT": str(entrypoint), "TMPDIR": str(tmp), "RUN_ISOLATION": isolation}
+    server = start_server(env, prefix=UNPRIVILEGED)
+    script = f"mkdir -p go/x && echo >go/x/file && chmod {mode} go/x && chmod {mode} go ."
+    assert exit_code(server.run("sh", "-c", script)) == 0
+    assert list(tmp.iterdir()) == []
+    assert not [line for line in server.log if "could not remove" in line]
+
+
+@pytest.mark.slow
+def test_a_deep_folder_goes_and_what_it_links_to_stays(
+    server: Server, tmp: Path, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_text("keep")
+    code = (
+        "import os, sys\n"
+        "for _ in range(20_000): os.mkdir('d'); os.chdir('d')\n"
+        "os.symlink(sys.argv[1], 'out')"
+    )
+    assert exit_code(server.run("python3", "-c", code, str(outside))) == 0
+    assert list(tmp.iterdir()) == []
+    assert (outside / "file").read_text() == "keep"
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "not executable"])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from codex_serve.model import RunRequest
 
@@ -19,20 +20,27 @@ class RunInfo:
     started_at: float
 
 
+What = tuple[Literal["folder"], str] | tuple[Literal["container"], str, str]
+"""``("folder", PATH)`` or ``("container", CLIENT, NAME)``, where ``PATH`` and the path of the
+docker client are absolute."""
+
+
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """How to remove what a command makes outside of its process tree.
+    """What a command makes outside of its process tree, and is to be removed.
+
+    It is tried again and again until nothing is left, also when the server is
+    dead: see ``supervision.disposal``. Nothing of a request takes part in it.
 
     Attributes:
-      argv: a command that exits with 0 when there is nothing (more) to remove,
-        run again and again until it does, also when the server is dead.
+      what: a folder or a container.
       awaited: the command waits for what is removed, as ``docker run`` does for
         its container. So removing it is how the command is ended, in place of
         SIGTERM; a command that exits with 0 has seen it gone; and when the
         command is killed, what it had just asked for may yet appear.
     """
 
-    argv: tuple[str, ...]
+    what: What
     awaited: bool = False
 
 
@@ -43,7 +51,7 @@ class Launch:
     Attributes:
       argv: the command and its arguments. A name without a slash is looked up
         on the ``PATH`` of ``env``.
-      env: its whole environment, and that of the removal.
+      env: its whole environment.
       removal: what is left to do when the command and all that it started are
         gone, if anything.
     """

@@ -6,9 +6,11 @@ line but those of the operator.
 """
 
 import math
+import os
 import re
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from codex_serve.config import DockerConfig
 from codex_serve.errors import ApiError
@@ -33,9 +35,24 @@ _CLIENTS_OWN = re.compile(
 )
 """Variables that the docker client, its runtime or its loader reads."""
 
-_REMOVE = 'docker rm --force --volumes "$0" 2>&1 | grep -qi "no such container"'
-"""``docker rm`` has succeeded only when there is nothing left for it: it reports
-success, or a removal in progress, while the container is still listed."""
+
+@dataclass(frozen=True, slots=True)
+class DockerClient:
+    """The docker client of this machine.
+
+    Attributes:
+      path: absolute, so that no variable tells where it is.
+      environ: its own environment, of which no request is a part.
+    """
+
+    path: str
+    environ: Mapping[str, str] = field(repr=False)
+
+    @classmethod
+    def find(cls, environ: Mapping[str, str]) -> "DockerClient | None":
+        """Return the client that the server's own environment finds, if any, with that."""
+        path = shutil.which("docker", path=environ.get("PATH"))
+        return cls(os.path.abspath(path), environ) if path else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +61,7 @@ class DockerLauncher:
 
     Attributes:
       docker: the operator's settings.
-      client_environ: the docker client's own environment; see ``client_environ``.
+      client: starts the containers, and removes them.
       inherited: variables for every container, unless the request sets them.
       models: the models that the server lists; ``auto`` is the first real one.
       instance: the server's id, on every container.
@@ -53,7 +70,7 @@ class DockerLauncher:
     """
 
     docker: DockerConfig
-    client_environ: Mapping[str, str]
+    client: DockerClient
     inherited: Mapping[str, str]
     models: Sequence[str]
     instance: str
@@ -89,14 +106,14 @@ class DockerLauncher:
         name = container_name(self.instance, run)
         return Launch(
             argv=(
-                *("docker", "run", *_defaults(self.docker), *self.docker.run_args),
+                *(self.client.path, "run", *_defaults(self.docker), *self.docker.run_args),
                 *("--rm", "-i", "--detach=false", f"--name={name}"),
                 *(f"--label={label}" for label in self._labels(run)),
                 *(f"--env={variable}" for variable in variables),
                 *(self.docker.image, request.cli, *args),
             ),
-            env={**self.client_environ, **variables},
-            removal=Removal(("sh", "-c", _REMOVE, name), awaited=True),
+            env={**self.client.environ, **variables},
+            removal=Removal(("container", self.client.path, name), awaited=True),
         )
 
     def _labels(self, run: RunInfo) -> tuple[str, ...]:
@@ -134,11 +151,6 @@ def _defaults(docker: DockerConfig) -> list[str]:
 def container_name(instance: str, run: RunInfo) -> str:
     """Return the name of a run's container. Nobody else's: it has two random parts."""
     return f"codex-serve-{instance}-{run.id}"
-
-
-def client_environ(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return what the docker client gets of the server's environment: what it reads."""
-    return {name: value for name, value in environ.items() if _CLIENTS_OWN.fullmatch(name)}
 
 
 def split_model(args: Sequence[str]) -> tuple[str | None, tuple[str, ...]]:

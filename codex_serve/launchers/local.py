@@ -53,5 +53,5 @@ def launch_through_entrypoint(
             "CODEX_SERVE_RUN_DIR": run_dir,
             PASS: passed(env_pass, request.env),
         },
-        removal=Removal(("rm", "-rf", "--", run_dir)),
+        removal=Removal(("folder", run_dir)),
     )

@@ -14,10 +14,15 @@ WATCH_S = 10.0
 was seen to create a container 2.3 s after its client was dead."""
 
 GIVE_UP_S = 3.0
-"""How long removing may fail before the run ends without it, for then somebody
+"""How long removing may get nowhere before the run ends without it, for then somebody
 waits to hear what the failure is, such as an engine that cannot be reached."""
 
-LONGEST_REMOVAL_S = ENDING_S + WATCH_S + GIVE_UP_S + ATTEMPT_S
+GOING_ON_S = 30.0
+"""How much longer it may take where there is less each time, as in a folder of
+very many files. It is bounded, because somebody else may go on writing there."""
+
+LONGEST_REMOVAL_S = max(ENDING_S + WATCH_S, GOING_ON_S) + GIVE_UP_S + ATTEMPT_S
+"""A container is watched for, a folder goes on getting less, and neither does both."""
 
 
 def watch_s(returncode: int, *, awaited: bool) -> float | None:

@@ -22,7 +22,7 @@ import trio
 
 import codex_serve
 from codex_serve.errors import SERVER_FAILED, ChildLostError, LaunchError
-from codex_serve.launchers import Launch
+from codex_serve.launchers import Launch, Removal
 from codex_serve.supervision import tree, wire
 from codex_serve.supervision.child import Ended
 from codex_serve.supervision.keeper import keep
@@ -162,8 +162,8 @@ class SupervisedChild:
                 return None
             case (wire.CLEAN, wait_status, timed_out, removed):
                 self._over = True
-                if not removed:
-                    self._pool.remover.add(self._launch)
+                if not removed and self._launch.removal is not None:
+                    self._pool.remover.add(self._launch.removal)
                 return Ended(os.waitstatus_to_exitcode(wait_status), timed_out)
             case (wire.FAILED, number):
                 self._over = True
@@ -173,8 +173,9 @@ class SupervisedChild:
                 self._given_up = True  # what follows is all that can be done
                 with trio.CancelScope(shield=True):
                     await self._pool.wait_for_orphans(self._supervisor.pid)
-                    if not await self._pool.remove(self._launch, GIVE_UP_S):
-                        self._pool.remover.add(self._launch)
+                    removal = self._launch.removal
+                    if removal is not None and not await self._pool.remove(removal, GIVE_UP_S):
+                        self._pool.remover.add(removal)
                 raise ChildLostError("The run's supervisor was killed: the run is lost.")
 
     async def end(self) -> None:
@@ -512,14 +513,13 @@ class SupervisorPool:
             with trio.move_on_after(ORPHANS_S):
                 await gone.wait()
 
-    async def remove(self, launch: Launch, give_up_s: float) -> bool:
-        """Have what a killed command made elsewhere removed; return whether nothing is left."""
+    async def remove(self, removal: Removal, give_up_s: float) -> bool:
+        """Have something removed whose command is dead; return whether nothing is left."""
         message = wire.GONE
-        while launch.removal is not None and message == wire.GONE:
+        order = (wire.REMOVE, give_up_s, (removal.what, removal.awaited))
+        while message == wire.GONE:
             try:
-                supervisor = await self._hand_over(
-                    (wire.REMOVE, give_up_s, _spec(launch)), (), trio.CancelScope()
-                )
+                supervisor = await self._hand_over(order, (), trio.CancelScope())
             except LaunchError:
                 break
             try:
@@ -530,12 +530,11 @@ class SupervisorPool:
             case (wire.CLEAN, _, _, removed):
                 return bool(removed)
             case _:
-                return launch.removal is None
+                return False
 
-    async def _remove_once(self, launch: Launch) -> bool:
-        """Try once to remove what ``launch`` has left. See ``Remover``."""
-        removal = launch.removal and replace(launch.removal, awaited=False)
-        return await self.remove(replace(launch, removal=removal), 0.0)
+    async def _remove_once(self, removal: Removal) -> bool:
+        """Try once to remove something. See ``Remover``."""
+        return await self.remove(replace(removal, awaited=False), 0.0)
 
     def _orphans_gone(self, pid: int) -> None:
         if pid in self._known:
@@ -617,7 +616,7 @@ def _spec(launch: Launch) -> wire.Spec:
     return (
         launch.argv,
         dict(launch.env),
-        (removal.argv, removal.awaited) if removal else None,
+        (removal.what, removal.awaited) if removal else None,
     )
 
 

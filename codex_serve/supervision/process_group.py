@@ -8,25 +8,36 @@ import errno
 import logging
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from subprocess import DEVNULL
 
 import trio
 
+import codex_serve
 from codex_serve.launchers import Launch, Removal
+from codex_serve.supervision import disposal
 from codex_serve.supervision.child import Ended
 from codex_serve.supervision.launching import launch_error
 from codex_serve.supervision.limits import (
     ATTEMPT_S,
     ENDING_S,
     GIVE_UP_S,
+    GOING_ON_S,
     LAST_INTERVAL_S,
     watch_s,
 )
 from codex_serve.supervision.lookup import NO_INTERPRETER, candidates
 
 logger = logging.getLogger(__name__)
+
+_ROOT = str(Path(codex_serve.__file__).parent.parent)
+_DISPOSE = (
+    "import sys; sys.path.insert(0, sys.argv[1]); "
+    "from codex_serve.supervision.disposal import attempt; sys.exit(attempt(sys.argv[2:]))"
+)
 
 
 class GroupedChild:
@@ -69,7 +80,7 @@ class GroupedChild:
 
                 async def remove() -> None:
                     while True:
-                        await _attempt(removal, self._launch)
+                        await _attempt(removal)
                         await trio.sleep(LAST_INTERVAL_S)
 
                 nursery.start_soon(remove)
@@ -86,13 +97,16 @@ class GroupedChild:
         if to_watch_s is None:
             return
         watch_until = trio.current_time() + to_watch_s
-        with trio.move_on_at(watch_until + GIVE_UP_S):
+        give_up_late_at = watch_until + GIVE_UP_S + GOING_ON_S
+        with trio.move_on_at(watch_until + GIVE_UP_S) as patience:
             while True:
-                gone = await _attempt(removal, self._launch)
-                if gone and trio.current_time() >= watch_until:
+                status = await _attempt(removal)
+                if status == disposal.GOING_ON:
+                    patience.deadline = min(trio.current_time() + GIVE_UP_S, give_up_late_at)
+                elif status == disposal.GONE and trio.current_time() >= watch_until:
                     return
                 await trio.sleep(LAST_INTERVAL_S)
-        logger.error("could not remove what a run has left: %s", removal.argv[-1])
+        logger.error("could not remove what a run has left: %s", removal.what[-1])
 
     async def _wait_for_exit(self) -> None:
         """Wait for the leader to exit and leave it unreaped, where that can be done."""
@@ -165,15 +179,14 @@ def _tell(launch: Launch, error: OSError) -> OSError:
     return error
 
 
-async def _attempt(removal: Removal, launch: Launch) -> bool:
-    """Run a removal once, for ``ATTEMPT_S`` at most; return whether nothing is left."""
+async def _attempt(removal: Removal) -> int:
+    """Attempt a removal once, for ``ATTEMPT_S`` at most; return its exit code.
+
+    A process with threads must not fork itself, so it is a new one.
+    """
+    what = map(_as_utf8, removal.what)
+    command = [sys.executable, "-I", "-S", "-X", "utf8", "-c", _DISPOSE, _ROOT, *what]
     with trio.move_on_after(ATTEMPT_S), suppress(OSError):
-        done = await trio.run_process(
-            list(map(_as_utf8, removal.argv)),
-            env=_environment(launch),
-            check=False,
-            stdout=DEVNULL,
-            stderr=DEVNULL,
-        )
-        return done.returncode == 0
-    return False
+        done = await trio.run_process(command, check=False, stdin=DEVNULL, stdout=DEVNULL)
+        return done.returncode
+    return disposal.FAILED

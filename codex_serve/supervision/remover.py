@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from codex_serve.launchers import Launch, Removal
+from codex_serve.launchers import Removal
 from codex_serve.supervision.limits import GIVE_UP_S, WATCH_S
 
 logger = logging.getLogger(__name__)
@@ -22,8 +22,8 @@ FIRST_PAUSE_S = 0.2
 LAST_PAUSE_S = 5.0
 """How long until the next attempt: twice as long after each that failed."""
 
-Attempt = Callable[[Launch], Awaitable[bool]]
-"""Tries once to remove what a launch has left; returns whether nothing is left."""
+Attempt = Callable[[Removal], Awaitable[bool]]
+"""Tries once to remove something; returns whether nothing is left."""
 
 
 class Remover:
@@ -32,20 +32,20 @@ class Remover:
     def __init__(self, attempt: Attempt) -> None:
         self._attempt = attempt
         # With each, since when it has been seen to be gone; ``None`` while it is not.
-        self._waiting: dict[Removal, tuple[Launch, float | None]] = {}
+        self._waiting: dict[Removal, float | None] = {}
         self._added = trio.Event()
 
     def __repr__(self) -> str:
         return f"<Remover {len(self._waiting)} waiting>"
 
-    def add(self, launch: Launch) -> None:
-        """Have what ``launch`` has left removed, if it can have left anything."""
-        if launch.removal is not None and launch.removal not in self._waiting:
+    def add(self, removal: Removal) -> None:
+        """Have something removed."""
+        if removal not in self._waiting:
             if len(self._waiting) == MAX_WAITING:
                 oldest = next(iter(self._waiting))
                 del self._waiting[oldest]
                 _tell_left(oldest)
-            self._waiting[launch.removal] = launch, None
+            self._waiting[removal] = None
             self._added.set()
 
     async def run(self) -> None:
@@ -65,15 +65,16 @@ class Remover:
 
     async def _try_next(self) -> bool:
         """Give the first its turn; return whether it is gone. It waits on unless that is sure."""
-        removal, (launch, gone_since) = next(iter(self._waiting.items()))
-        gone = await self._attempt(launch)
+        removal, gone_since = next(iter(self._waiting.items()))
+        gone = await self._attempt(removal)
         now = trio.current_time()
-        if self._waiting.pop(removal, None) is not None:  # if it was not dropped meanwhile
+        if removal in self._waiting:  # it was not dropped meanwhile
+            del self._waiting[removal]
             gone_since = (now if gone_since is None else gone_since) if gone else None
             # What a client that was killed had asked its engine for may yet appear.
             watch_s = WATCH_S if removal.awaited else 0.0
             if gone_since is None or now - gone_since < watch_s:
-                self._waiting[removal] = launch, gone_since
+                self._waiting[removal] = gone_since
         return gone
 
     async def finish(self) -> None:
@@ -82,8 +83,8 @@ class Remover:
         To be called when ``run`` has ended.
         """
         with trio.move_on_after(GIVE_UP_S):
-            for removal, (launch, _) in list(self._waiting.items()):
-                if await self._attempt(launch):
+            for removal in list(self._waiting):
+                if await self._attempt(removal):
                     del self._waiting[removal]
         for removal in self._waiting:
             _tell_left(removal)
@@ -92,4 +93,4 @@ class Remover:
 
 def _tell_left(removal: Removal) -> None:
     finder = "; the next start of a server removes it" if removal.awaited else ""
-    logger.error("could not remove what a run has left: %s%s", removal.argv[-1], finder)
+    logger.error("could not remove what a run has left: %s%s", removal.what[-1], finder)

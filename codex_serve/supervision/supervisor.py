@@ -21,12 +21,13 @@ import time
 from contextlib import suppress
 from typing import NoReturn
 
-from codex_serve.supervision import kernel, traits, tree, wire
+from codex_serve.supervision import disposal, kernel, traits, tree, wire
 from codex_serve.supervision.limits import (
     ATTEMPT_S,
     ENDING_S,
     FIRST_INTERVAL_S,
     GIVE_UP_S,
+    GOING_ON_S,
     LAST_INTERVAL_S,
     watch_s,
 )
@@ -93,32 +94,30 @@ def supervise(lifeline: socket.socket, pristine: traits.Traits, *, pid_namespace
             _leave(fork_server)
         if message[0] == wire.STOP:
             continue  # it crossed the end of the command
-        try:
-            argv, env, removal = message[-1]
-            if message[0] == wire.START:
-                start = _start_in_namespace if pid_namespace else _execute
-                leader = start((argv, env), (fds[0], fds[1], fds[2]), lifeline)
-        except OSError as error:
-            with suppress(ConnectionError):  # the server is gone, as we hear next
-                wire.send(lifeline, (wire.FAILED, error.errno or 0))
-            continue
-        finally:
-            for fd in fds:
-                os.close(fd)
-        status, timed_out, server_gone = int(signal.SIGKILL), False, False
         give_up_s = GIVE_UP_S
         if message[0] == wire.REMOVE:
-            _, give_up_s, _ = message
+            _, give_up_s, removal = message
+            status, timed_out, server_gone = int(signal.SIGKILL), False, False
         else:
-            _, limit_s, grace_s, _ = message
-            remover = (removal[0], env) if removal is not None and removal[1] else None
+            _, limit_s, grace_s, (argv, env, removal) = message
+            try:
+                start = _start_in_namespace if pid_namespace else _execute
+                leader = start((argv, env), (fds[0], fds[1], fds[2]), lifeline)
+            except OSError as error:
+                with suppress(ConnectionError):  # the server is gone, as we hear next
+                    wire.send(lifeline, (wire.FAILED, error.errno or 0))
+                continue
+            finally:
+                for fd in fds:
+                    os.close(fd)
+            awaited = removal[0] if removal is not None and removal[1] else None
             status, timed_out, server_gone = _watch(
-                lifeline, wakeup_fd, leader, limit_s, grace_s, remover
+                lifeline, wakeup_fd, leader, limit_s, grace_s, awaited
             )
             if removal is not None:
                 with suppress(ConnectionError):  # the server is gone, as we know or hear later
                     wire.send(lifeline, (wire.ENDING,))
-        removed = removal is None or _remove(wakeup_fd, removal, env, status, give_up_s)
+        removed = removal is None or _remove(wakeup_fd, removal, status, give_up_s)
         if server_gone:
             _leave(fork_server)
         wire.send(lifeline, (wire.CLEAN, status, timed_out, removed))
@@ -141,7 +140,7 @@ def _watch(
     leader: int,
     limit_s: float,
     grace_s: float,
-    remover: Program | None = None,
+    awaited: wire.Names | None = None,
 ) -> tuple[int, bool, bool]:
     """Watch the tree of ``leader`` until it is gone, ending it when that is due.
 
@@ -151,7 +150,8 @@ def _watch(
       leader: the process whose end is the command's.
       limit_s: how long it may run.
       grace_s: how long it may take to end.
-      remover: what ends it in place of SIGTERM, run again and again until it has.
+      awaited: what it waits for. Removing that ends it, in place of SIGTERM, and
+        is tried again and again until it has.
 
     Returns:
       The leader's wait status, whether its time was up, and whether the server
@@ -175,13 +175,13 @@ def _watch(
         if leader_status is None and now >= deadline:
             timed_out = True
         if kill_at is None and (leader_status is not None or timed_out or stop):
-            kill_at = now + (grace_s if remover is None else ENDING_S)
+            kill_at = now + (grace_s if awaited is None else ENDING_S)
             ending = tree.Terminator()
         if kill_at is None or ending is None:
             wait_s = min(deadline - now, LONGEST_WAIT_S)
-        elif now < kill_at and remover is not None and leader_status is None:
+        elif now < kill_at and awaited is not None and leader_status is None:
             if removing is None:
-                removing = _execute_quietly(remover)
+                removing = disposal.begin(awaited)
             wait_s = LAST_INTERVAL_S
         elif now < kill_at:
             ending.ask(leader if leader_status is None else None)
@@ -205,7 +205,6 @@ def _watch(
 def _remove(
     wakeup_fd: int,
     removal: wire.Removal,
-    env: dict[str, str],
     wait_status: int,
     give_up_s: float,
 ) -> bool:
@@ -213,43 +212,35 @@ def _remove(
 
     Args:
       wakeup_fd: see ``open_wakeup``.
-      removal: how.
-      env: the environment for it.
+      removal: what.
       wait_status: how the command ended.
-      give_up_s: how long it may fail.
+      give_up_s: how long it may get nowhere.
 
     Returns:
       Whether nothing is left.
     """
-    argv, awaited = removal
+    what, awaited = removal
     to_watch_s = watch_s(os.waitstatus_to_exitcode(wait_status), awaited=awaited)
     if to_watch_s is None:
         return True
-    watch_until = time.monotonic() + to_watch_s
+    now = time.monotonic()
+    watch_until = now + to_watch_s
     give_up_at = watch_until + give_up_s
+    give_up_late_at = give_up_at + GOING_ON_S
     interval_s = FIRST_INTERVAL_S
     while True:
-        pid = _execute_quietly((argv, env))
-        gone = pid is not None and _watch(None, wakeup_fd, pid, ATTEMPT_S, 0.0)[0] == 0
+        status = disposal.FAILED
+        if (pid := disposal.begin(what)) is not None:
+            status = os.waitstatus_to_exitcode(_watch(None, wakeup_fd, pid, ATTEMPT_S, 0.0)[0])
         now = time.monotonic()
-        if (gone and now >= watch_until) or now >= give_up_at:
-            return gone
+        if status == disposal.GOING_ON:
+            give_up_at = min(now + give_up_s, give_up_late_at)
+        elif status == disposal.GONE and now >= watch_until:
+            return True
+        if now >= give_up_at:
+            return False
         time.sleep(interval_s)
         interval_s = min(2 * interval_s, LAST_INTERVAL_S)
-
-
-def _execute_quietly(program: Program) -> int | None:
-    """Execute a command that reads and says nothing; ``None`` where that cannot be."""
-    try:
-        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        return _execute(program, (null, null, null))
-    except OSError:
-        return None
-    finally:
-        os.close(null)
 
 
 def _execute(

@@ -15,13 +15,13 @@ costs it some 20 KB. The parties run the same Python, so they use ``marshal``.
 | ``(START, limit_s, grace_s, spec)`` | server → supervisor | stdin, stdout, stderr |
 | ``(STOP,)`` | server → supervisor: end the command, and say at once that you are there | |
 | ``(ENDING,)`` | supervisor → server: the answer; also said before something is removed, for then nobody answers | |
-| ``(REMOVE, limit_s, spec)`` | server → supervisor: remove what is left of a command that was killed | |
+| ``(REMOVE, limit_s, removal)`` | server → supervisor: remove what is left of a command that was killed | |
 | ``(FAILED, errno)`` | supervisor → server: the command could not be executed; see also ``lookup.NO_INTERPRETER`` | |
 | ``(CLEAN, wait_status, timed_out, removed)`` | supervisor → server: the command and all it started are gone | |
 | ``(CHECKED, unchanged)`` | supervisor → server: follows ``CLEAN``, when nobody waits for it | |
 
 A spec is ``(argv, env, removal)``: ``argv[0]`` is looked up on the ``PATH`` of
-``env``. ``removal`` is ``(argv, awaited)`` or ``None``, see
+``env``. ``removal`` is ``(what, awaited)`` or ``None``, see
 ``launchers.Removal``. It can be megabytes: a message that is too long for a
 packet travels in a memfd, behind the other descriptors. ``unchanged`` says whether
 the supervisor still has the ``traits`` that the fork server had at first.
