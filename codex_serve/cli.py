@@ -11,6 +11,7 @@ from codex_serve.config import Config
 from codex_serve.errors import ConfigError
 from codex_serve.logs import configure_logging
 from codex_serve.server import serve
+from codex_serve.supervision import kernel
 
 CANNOT_WORK = 2
 """The exit status for a configuration that cannot work."""
@@ -34,6 +35,11 @@ def main(host: str | None, port: str | None, demo: bool) -> None:
     try:
         config = Config.from_environ(os.environ, host=host, port=port, demo=demo)
         configure_logging(config.log_level)
+        if config.token or config.token_file:
+            # Commands run as the same user and are not to learn it: from here on nothing
+            # that is started has it, and nobody can look into this process.
+            os.environ.pop("CODEX_SERVE_TOKEN", None)
+            kernel.hide()
         trio.run(serve, config)
     except* ConfigError as group:
         error = group

@@ -37,7 +37,7 @@ async def open_runner(config: Config, max_files: int, registry: Registry) -> Asy
     Raises:
       ConfigError: that way does not work on this machine.
     """
-    environ = _environ_for_commands()
+    environ = _environ_as_utf8()
     instance = secrets.token_hex(8)
     launcher = make_launcher(config, environ, instance)
     explain: Explainer = explain_nothing
@@ -56,16 +56,12 @@ async def open_runner(config: Config, max_files: int, registry: Registry) -> Asy
         nursery.cancel_scope.cancel()
 
 
-def _environ_for_commands() -> dict[str, str]:
-    """Return this process's environment without the tokens, which no command has to know.
-
-    As UTF-8, whatever the locale, because that is how commands get strings.
-    """
-    pairs = (
-        (name.decode("utf-8", "surrogateescape"), value.decode("utf-8", "surrogateescape"))
+def _environ_as_utf8() -> dict[str, str]:
+    """Return this process's environment, read as commands get strings, whatever the locale."""
+    return {
+        name.decode("utf-8", "surrogateescape"): value.decode("utf-8", "surrogateescape")
         for name, value in os.environb.items()
-    )
-    return {name: value for name, value in pairs if name != "CODEX_SERVE_TOKEN"}
+    }
 
 
 def _folder_for_runs() -> str:

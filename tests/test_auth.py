@@ -1,13 +1,16 @@
 """Tokens: who may use the server, and where a token never shows."""
 
 import json
+import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from conftest import TOOLS, StartServer
-from serving import Answer, Server, refused_start
+from processes import UNPRIVILEGED
+from serving import Answer, Server, exit_code, refused_start, text_of
 
 TOKENS = ("first-token-0123456789", "second.token~0123456789")
 
@@ -98,6 +101,54 @@ def test_a_token_appears_in_no_log_and_in_no_answer(start_server: StartServer) -
     assert not any(TOKENS[0] in str(answer.body) for answer in answers)
     server.wait_for_log("run of sh")
     assert not any(TOKENS[0] in line for line in server.log)
+
+
+LOOK_AROUND = """
+import json, os, re
+token = os.environ.pop("A") + os.environ.pop("B")
+pid, found, hidden = os.getppid(), [], []
+while pid != int(os.environ["SERVER_PARENT"]):
+    for name in ("environ", "mem"):
+        try:
+            with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/{name}", "rb", 0) as file:
+                parts = [(0, 1 << 20)]
+                if name == "mem":
+                    parts = [tuple(int(end, 16) for end in re.split("[- ]", line)[:2])
+                             for line in maps if "rw-p" in line]
+                for start, end in parts:
+                    if name == "mem":
+                        file.seek(start)
+                    if token.encode() in file.read(end - start):
+                        found.append((pid, name))
+        except PermissionError:
+            hidden.append((pid, name))
+    with open(f"/proc/{pid}/stat") as file:
+        pid = int(file.read().rpartition(")")[2].split()[1])
+print(json.dumps([found, hidden]))
+"""
+"""Look for a token, which comes in two parts, in all processes between us and the server."""
+
+
+@pytest.mark.parametrize("isolation", ["subreaper", "process-group"])
+@pytest.mark.parametrize("by_file", [True, False])
+def test_a_command_cannot_find_the_token_in_any_process(
+    start_server: StartServer, tmp_path: Path, isolation: str, by_file: bool
+) -> None:
+    """Without privileges, as root it can read all memory."""
+    token = secrets.token_hex(16)
+    settings = {"CODEX_SERVE_TOKEN": token}
+    if by_file:
+        (tmp_path / "tokens").write_text(token)
+        settings = {"CODEX_SERVE_TOKEN_FILE": str(tmp_path / "tokens")}
+    server = start_server({**settings, "RUN_ISOLATION": isolation}, prefix=UNPRIVILEGED)
+    env = {"A": token[:16], "B": token[16:], "SERVER_PARENT": str(os.getpid())}
+    body = {"cli": "python3", "args": ["-c", LOOK_AROUND], "env": env}
+    events = server.post(body, path=f"/t/{token}/run").events
+    assert exit_code(events) == 0, events
+    found, hidden = json.loads(text_of(events, "stdout"))
+    assert found == []
+    assert [server.pid, "environ"] in hidden
+    assert [server.pid, "mem"] in hidden
 
 
 def test_an_open_server_beyond_loopback_warns_once(start_server: StartServer) -> None:

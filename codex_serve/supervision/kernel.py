@@ -8,6 +8,7 @@ import os
 import sys
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 _CLONE_NEWNS = 0x0002_0000
 _CLONE_NEWUSER = 0x1000_0000
@@ -40,6 +41,16 @@ def signal_at_parents_end(number: int) -> None:
     single thread: it is the thread's end that counts, not the process's.
     """
     _check(_libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0))
+
+
+def hide() -> None:
+    """Keep memory and environment of this process from others of the same user.
+
+    Source: prctl(2), ``PR_SET_DUMPABLE``. Most of ``/proc/PID`` is root's from
+    now on; a program that this process executes is not hidden any more.
+    """
+    if sys.platform == "linux":
+        _check(_libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0))
 
 
 def enter_pid_namespace() -> None:
