@@ -22,6 +22,7 @@ from codex_serve.config import Config
 from codex_serve.launchers import RunInfo
 from codex_serve.launchers.docker import DockerClient, DockerLauncher
 from codex_serve.model import RunRequest
+from codex_serve.supervision.launching import argv_with_file, file_of
 from serving import Server
 
 PAIRS = 60
@@ -37,7 +38,14 @@ def by_hand(settings: dict[str, str]) -> float:
     launcher = DockerLauncher(config.docker, client, {}, config.models, "byhand", None)
     launch = launcher(RunRequest("true"), RunInfo(secrets.token_hex(8), time.time()))
     start = time.perf_counter()
-    subprocess.run(launch.argv, env=launch.env, stdin=subprocess.DEVNULL, check=True)
+    with file_of(launch) as more:
+        subprocess.run(
+            argv_with_file(launch, *more),
+            env=launch.env,
+            stdin=subprocess.DEVNULL,
+            pass_fds=more,
+            check=True,
+        )
     return time.perf_counter() - start
 
 

@@ -16,6 +16,7 @@ from codex_serve.cli import main
 from codex_serve.config import Config
 from codex_serve.launchers import Launch
 from codex_serve.supervision.child import Ended, Starter
+from codex_serve.supervision.launching import argv_with_file, file_of
 
 
 class PlainChild:
@@ -35,9 +36,15 @@ async def start_plainly(
     launch: Launch, stdio: tuple[int, ...], limit: trio.CancelScope
 ) -> AsyncIterator[PlainChild]:
     stdin, stdout, stderr = stdio
-    process = await trio.lowlevel.open_process(
-        launch.argv, env=launch.env, stdin=stdin, stdout=stdout, stderr=stderr
-    )
+    with file_of(launch) as more:
+        process = await trio.lowlevel.open_process(
+            argv_with_file(launch, *more),
+            env=launch.env,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            pass_fds=more,
+        )
     child = PlainChild(process)
     try:
         yield child

@@ -16,7 +16,7 @@ from codex_serve.supervision import disposal
 from codex_serve.supervision.disposal import FAILED, GOING_ON, GONE, remove_folder
 from processes import UNPRIVILEGED
 
-DEPTH = 30_000
+DEPTH = 10_000
 """Far more levels than a path may have, a stack, or a process descriptors."""
 
 

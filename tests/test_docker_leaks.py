@@ -7,6 +7,7 @@ killed the usual way.
 """
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -191,6 +192,35 @@ def test_what_ends_well_and_what_fails_leave_nothing(
         assert mark.containers() == []
     assert exit_code(server.run("sh", "-c", "kill -9 $$")) == 137
     assert mark.containers() == []
+
+
+@pytest.fixture
+def bash_as_sh(tmp_path: Path) -> str:
+    """A PATH on which ``sh`` is one that takes functions from its environment."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    bash = shutil.which("bash")
+    assert bash is not None
+    (folder / "sh").symlink_to(bash)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+@pytest.mark.parametrize("isolation", ["subreaper", "process-group"])
+def test_no_variable_of_a_request_takes_part_in_what_the_server_executes(
+    start_server: StartServer, tmp_path: Path, mark: Mark, bash_as_sh: str, isolation: str
+) -> None:
+    trace = tmp_path / "trace"
+    more = {"PATH": bash_as_sh, "RUN_ISOLATION": isolation}
+    server = start_server(settings(mark, tmp_path / "leases", **more))
+    env = {f"BASH_FUNC_{name}%%": f"() {{ : >>{trace}; }}" for name in ("docker", "grep", "exec")}
+    assert exit_code(server.run("sh", "-c", "exit 3", env=env)) == 3
+    assert mark.containers() == []
+    with server.stream("sh", "-c", STUBBORN, env=env) as stream:
+        stream.read_until("ready")
+    wait_until(lambda: not mark.containers(), "the removal")
+    wait_until(lambda: not marked(mark.option), "the end of the client")
+    assert exit_code(server.run("sh", "-c", "exit 125", env={"PATH": "/nonexistent:/bin"})) == 125
+    assert not trace.exists()
 
 
 def kill_all_at_once(server: Server) -> None:

@@ -11,7 +11,7 @@ import pytest
 from codex_serve.config import Config
 from codex_serve.containers import Container, abandoned, parse_listing
 from codex_serve.errors import ApiError
-from codex_serve.launchers import Launch, Removal, RunInfo
+from codex_serve.launchers import FILE_PATH, Launch, Removal, RunInfo
 from codex_serve.launchers.docker import DockerClient, DockerLauncher, split_model
 from codex_serve.leases import Leases
 from codex_serve.model import RunRequest
@@ -24,13 +24,58 @@ RUN = RunInfo("00ff", 1000.0)
 SERVER_ENVIRON = {"PATH": "/bin", "HOME": "/home/s", "https_proxy": "http://p", "SECRET": "s"}
 
 
+LITELLM = {"LITELLM_API_KEY": "ours", "LITELLM_BASE_URL": "http://proxy"}
+
+CLIENTS_OWN = (
+    *("PATH", "HOME", "DOCKER_HOST", "DOCKER_", "DOCKER_CONFIG", "HTTPS_PROXY", "no_proxy"),
+    *("LD_PRELOAD", "SSL_CERT_FILE", "SSH_AUTH_SOCK", "GODEBUG", "BASH_ENV", "ENV"),
+    *("BASH_FUNC_docker%%", "SHELLOPTS", "PYTHONPATH", "PERL5OPT"),
+)
+"""Variables that a docker client reads, its loader, or where it is a script, its interpreter."""
+
+CARRIED = {
+    "A": "b",
+    "SPACED": " b\tc ",
+    "EMPTY": "",
+    "EQUAL": "=a=b=",
+    "HASH": "#a",
+    "QUOTED": "\"a'",
+    "CR": "a\rb",
+    "SEPARATORS": "\u2028\x85\x0b",
+    "UMLAUT": "größe",
+    "BOM": "\ufeff",
+    "$X": "$Y",
+    "-e": "x",
+    "a.b": "x",
+    "*": "x",
+    "GRÖSSE": "x",
+    "\\n": "\\n",
+    "LONG": "x" * 65_530,
+}
+NOT_CARRIED = {
+    "LINES": "a\nb",
+    "END": "a\n",
+    "CR_END": "a\r",
+    "LONG": "x" * 65_531,
+    "LÄNGER": "ä" * 33_000,
+    "#A": "x",
+    " A": "x",
+    "A B": "x",
+    "A\tB": "x",
+    "\u2003A": "x",
+    "\ufeffA": "x",
+    "A\nB": "x",
+}
+"""Variables that the client's reading of a file would change, or refuse."""
+
+
 def launch(request: dict[str, Any], **environ: str) -> Launch:
     environ = {"CODEX_DOCKER_IMAGE": "img", **environ}
     config = Config.from_environ(environ)
     assert config.docker is not None
     launcher = DockerLauncher(
         docker=config.docker,
-        client=DockerClient("/bin/docker", {**SERVER_ENVIRON, **environ}),
+        client=DockerClient("/bin/docker", SERVER_ENVIRON),
         inherited=config.litellm,
         models=config.models,
         instance="ab12",
@@ -85,60 +130,78 @@ def test_the_operators_arguments_come_after_the_defaults_and_before_what_must_be
     assert "--read-only" not in argv
 
 
-def test_variables_are_passed_by_name_with_the_value_in_the_clients_environment() -> None:
+def lines(found: Launch) -> dict[str, str]:
+    """What is in the file that the client reads."""
+    assert found.file is not None
+    assert found.argv[2] == f"--env-file={FILE_PATH}"
+    text = found.file.decode()
+    return dict(line.split("=", 1) for line in text.removesuffix("\n").split("\n"))
+
+
+def test_variables_are_passed_in_a_file_and_no_value_is_on_the_command_line() -> None:
     found = launch(
         {
             "cli": "codex",
             "env": {"LITELLM_API_KEY": "theirs", "CLI_PROVIDER_NAME": "no", "A": "b c"},
         },
-        LITELLM_API_KEY="ours",
-        LITELLM_BASE_URL="http://proxy",
+        **LITELLM,
     )
-    names = [arg.removeprefix("--env=") for arg in found.argv if arg.startswith("--env=")]
-    given = {"A", "CLI_ENV_PASS", "CLI_PROVIDER_NAME", "LITELLM_API_KEY", "LITELLM_BASE_URL"}
-    assert set(names) == given
-    passed = {name: found.env[name] for name in names}
-    assert passed == {
+    assert lines(found) == {
         "A": "b c",
         "CLI_ENV_PASS": "LITELLM_API_KEY,CLI_PROVIDER_NAME,A",
         "CLI_PROVIDER_NAME": "codex",
         "LITELLM_API_KEY": "theirs",
         "LITELLM_BASE_URL": "http://proxy",
     }
+    assert found.env == SERVER_ENVIRON
     assert not any("theirs" in arg or "ours" in arg for arg in found.argv)
 
 
-def test_the_client_gets_its_own_part_of_the_servers_environment_only() -> None:
-    found = launch({"cli": "codex"})
-    assert found.env == {
-        "PATH": "/bin",
-        "HOME": "/home/s",
-        "https_proxy": "http://p",
-        "CLI_ENV_PASS": "",
-        "CLI_PROVIDER_NAME": "codex",
-    }
+@pytest.mark.parametrize("name", CLIENTS_OWN)
+def test_what_the_client_would_obey_does_not_pass_through_its_environment(name: str) -> None:
+    found = launch({"cli": "codex", "env": {name: "x y"}})
+    assert found.env == SERVER_ENVIRON
+    assert lines(found)[name] == "x y"
+    assert not [arg for arg in found.argv if arg.startswith("--env=")]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("PATH", "HOME", "DOCKER_HOST", "DOCKER_", "DOCKER_CONFIG", "HTTPS_PROXY", "no_proxy"),
-        *("LD_PRELOAD", "SSL_CERT_FILE", "SSH_AUTH_SOCK", "GODEBUG", "DOCKER_X\nY"),
-    ],
-)
-def test_a_request_cannot_set_what_the_docker_client_reads(name: str) -> None:
+@pytest.mark.parametrize("value", ["a\nb", "a\r", "x" * 65_535])
+@pytest.mark.parametrize("name", CLIENTS_OWN)
+def test_what_the_client_would_obey_and_a_file_cannot_carry_is_refused(
+    name: str, value: str
+) -> None:
     with pytest.raises(ApiError) as caught:
-        launch({"cli": "codex", "env": {name: "secret-value"}})
+        launch({"cli": "codex", "env": {name: value}})
     assert caught.value.status == 422
-    assert "DOCKER_RUN_ARGS" in caught.value.detail
-    assert "secret-value" not in caught.value.detail
+    assert repr(name) in caught.value.detail
+    assert value not in caught.value.detail
 
 
-@pytest.mark.parametrize("name", ["GOOGLE_API_KEY", "MY_PATH", "PATHS", "LANG", "docker", "-e"])
-def test_a_request_can_set_anything_else(name: str) -> None:
-    found = launch({"cli": "codex", "env": {name: "x"}})
+@pytest.mark.parametrize(("name", "value"), CARRIED.items())
+def test_what_a_file_carries(name: str, value: str) -> None:
+    found = launch({"cli": "codex", "env": {name: value}})
+    assert lines(found)[name] == value
+    assert found.env == SERVER_ENVIRON
+
+
+@pytest.mark.parametrize(("name", "value"), NOT_CARRIED.items())
+def test_what_a_file_cannot_carry_passes_by_name(name: str, value: str) -> None:
+    found = launch({"cli": "codex", "env": {name: value}})
+    assert name not in lines(found)
     assert f"--env={name}" in found.argv
-    assert found.env[name] == "x"
+    assert found.env == {**SERVER_ENVIRON, name: value}
+
+
+def test_a_variable_of_the_server_that_is_no_utf8_passes_by_name() -> None:
+    found = launch({"cli": "codex"}, LITELLM_API_KEY="sk-\udcff")
+    assert "--env=LITELLM_API_KEY" in found.argv
+    assert found.env["LITELLM_API_KEY"] == "sk-\udcff"
+
+
+def test_what_the_operator_sets_comes_before_a_request() -> None:
+    """Of variables the client takes the last ``--env``, and any before a file."""
+    argv = launch({"cli": "codex", "env": {"A": "x\ny"}}, DOCKER_RUN_ARGS="--env=A=ours").argv
+    assert argv.index("--env=A") < argv.index("--env=A=ours")
 
 
 @pytest.mark.parametrize(
@@ -156,26 +219,25 @@ def test_a_request_can_set_anything_else(name: str) -> None:
 )
 def test_the_model_is_inferred(args: tuple[str, ...], model: str) -> None:
     found = launch({"cli": "codex", "args": args}, MODEL_LIST="auto,first,second")
-    assert found.env["LITELLM_MODEL"] == model
-    assert "--env=LITELLM_MODEL" in found.argv
+    assert lines(found)["LITELLM_MODEL"] == model
     assert found.argv[found.argv.index("img") + 2 :] == args
 
 
 def test_there_is_no_model_where_none_is_known() -> None:
     for args in ((), ("--model", "auto")):
         found = launch({"cli": "codex", "args": args}, MODEL_LIST="auto")
-        assert "LITELLM_MODEL" not in found.env
+        assert "LITELLM_MODEL" not in lines(found)
 
 
 def test_a_model_in_env_comes_first() -> None:
     request = {"cli": "codex", "args": ("-m", "a"), "env": {"LITELLM_MODEL": "mine"}}
-    assert launch(request).env["LITELLM_MODEL"] == "mine"
+    assert lines(launch(request))["LITELLM_MODEL"] == "mine"
 
 
 def test_opencode_gets_its_model_by_the_variable_only() -> None:
     found = launch({"cli": "opencode", "args": ("--model", "a", "run")})
     assert found.argv[-2:] == ("opencode", "run")
-    assert found.env["LITELLM_MODEL"] == "a"
+    assert lines(found)["LITELLM_MODEL"] == "a"
 
 
 def test_split_model_keeps_the_order_of_the_rest() -> None:
@@ -268,10 +330,43 @@ class TestWithAnEngine:
             (pid,) = marked(mark.option)[mark.option]
             words = Path(f"/proc/{pid}/cmdline").read_bytes()
             environ = Path(f"/proc/{pid}/environ").read_bytes()
-        assert b"--env=LITELLM_API_KEY\0" in words
+        assert b"--env-file=" in words
         assert b"sk-" not in words
-        assert b"LITELLM_API_KEY=sk-ours-1234\0" in environ
-        assert b"PYTHONPATH=" not in environ  # the server's, and not the client's business
+        assert b"sk-theirs" not in environ
+
+    @pytest.mark.parametrize("isolation", ["subreaper", "process-group"])
+    def test_variables_of_every_sort_reach_the_container_as_they_are(
+        self, docker_server: Callable[..., Server], isolation: str
+    ) -> None:
+        variables = {
+            **CARRIED,
+            **NOT_CARRIED,
+            "LONG_VALUE": "x" * 100_000,
+            "BASH_FUNC_docker%%": "() { :; }",
+            "LD_PRELOAD": "/no/such.so",
+            "DOCKER_HOST": "unix:///no/such.sock",
+            "HOME": "/nowhere",
+            "PATH": f"/nonexistent:{os.environ['PATH']}:/usr/local/bin",
+            "HTTPS_PROXY": "http://x",
+        }
+        # LANG, because Python would say by a variable what it makes of none.
+        server = docker_server(RUN_ISOLATION=isolation, DOCKER_RUN_ARGS="--env=LANG=C.UTF-8")
+        code = "import json, os; print(json.dumps(dict(os.environ)))"
+        events = server.run("python3", "-c", code, env=variables)
+        assert exit_code(events) == 0, events
+        environ = json.loads(text_of(events, "stdout"))
+        assert {name: environ.get(name) for name in variables} == variables
+        assert "LITELLM_API_KEY" not in environ
+
+    def test_the_operators_variables_come_before_a_requests(
+        self, docker_server: Callable[..., Server]
+    ) -> None:
+        server = docker_server(
+            DOCKER_RUN_ARGS="--env=A=ours --env=B=ours --env=FROM_SERVER", FROM_SERVER="s"
+        )
+        env = {"A": "theirs", "B": "their\nlines"}
+        events = server.run("sh", "-c", 'echo "$A $B $FROM_SERVER"', env=env)
+        assert text_of(events, "stdout") == "ours ours s\n"
 
     def test_exit_codes_are_those_of_docker_run(self, docker_server: Callable[..., Server]) -> None:
         server = docker_server(CLI_LIST="sh,no-such-cli,/etc/passwd")

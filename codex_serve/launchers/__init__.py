@@ -44,6 +44,10 @@ class Removal:
     awaited: bool = False
 
 
+FILE_PATH = "/dev/fd/3"
+"""Where a command finds ``Launch.file``."""
+
+
 @dataclass(frozen=True, slots=True)
 class Launch:
     """A command as the operating system takes it.
@@ -54,11 +58,14 @@ class Launch:
       env: its whole environment.
       removal: what is left to do when the command and all that it started are
         gone, if anything.
+      file: what the command can read from ``FILE_PATH``, if anything. It can be
+        megabytes. The first of ``argv`` that ends so is the one that names it.
     """
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
     removal: Removal | None = None
+    file: bytes | None = None
 
     def __repr__(self) -> str:
         """Leave out arguments and environment: they may hold secrets."""

@@ -3,6 +3,17 @@
 The rule this file guards: nothing that a request holds is read by the docker
 client as an option or as a setting of its own, and no value is on its command
 line but those of the operator.
+
+So the variables for a container do not pass through the client's environment,
+where a name such as ``DOCKER_HOST`` or ``LD_PRELOAD`` would be obeyed by the
+client, its loader or, where it is a script, its shell, and a list of such names
+is never whole. They are in a file for its ``--env-file``, in memory.
+
+That carries all but the values with a line feed, or a carriage return at
+their end, those that make a line of 64 KiB, and names that begin like a comment
+or hold a blank (tried with docker 28.2 and read in 20.10). For these there is
+only ``--env=NAME``, and a list: a value on the command line can be read by
+everybody, and a wrapper in the container would have to be in every image.
 """
 
 import math
@@ -14,7 +25,7 @@ from dataclasses import dataclass, field
 
 from codex_serve.config import DockerConfig
 from codex_serve.errors import ApiError
-from codex_serve.launchers import Launch, Removal, RunInfo
+from codex_serve.launchers import FILE_PATH, Launch, Removal, RunInfo
 from codex_serve.launchers.variables import PASS, overlay, passed
 from codex_serve.model import RunRequest
 
@@ -27,13 +38,22 @@ EXPIRY_SLACK_S = 3600.0
 """For the end of a run, and for clocks that differ."""
 
 _CLIENTS_OWN = re.compile(
-    r"PATH|HOME|TMPDIR|HOSTALIASES|LOCALDOMAIN|RES_OPTIONS"
+    r"PATH|HOME|TMPDIR|HOSTALIASES|LOCALDOMAIN|RES_OPTIONS|GCONV_PATH|LOCPATH|NLSPATH"
     r"|(?i:(ALL|FTP|HTTP|HTTPS|NO)_PROXY)"
     r"|GO(DEBUG|GC|MAXPROCS|MEMLIMIT|TRACEBACK|COVERDIR)"
-    r"|(BUILDKIT|BUILDX|COMPOSE|DOCKER|DYLD|GLIBC|LD|OTEL|SSH|SSL|XDG)_.*",
+    r"|(BUILDKIT|BUILDX|COMPOSE|DOCKER|DYLD|GLIBC|LD|MALLOC|OTEL|SSH|SSL|XDG)_.*"
+    r"|ENV|IFS|CDPATH|SHELLOPTS|(BASH|PERL|PYTHON|RUBY|NODE).*",
     re.DOTALL,
 )
-"""Variables that the docker client, its runtime or its loader reads."""
+"""Variables that the docker client, its runtime or its loader reads, or where it is a
+script, its interpreter. For what a file cannot carry only, see above."""
+
+_LONGEST_LINE = 65_535
+_NAME_IN_FILE = re.compile(r"[^\s#\ufeff\ud800-\udfff][^\s\ud800-\udfff]*")
+_VALUE_IN_FILE = re.compile(r"([^\n\ud800-\udfff]*[^\n\r\ud800-\udfff])?")
+"""What a line of a file can carry. Before a name the client drops blanks of all sorts and
+the mark of the byte order, at the end of a line one ``\\r``; and it wants UTF-8, which
+the server's own variables (here with surrogates) need not be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +101,9 @@ class DockerLauncher:
         """Return the ``docker run`` for ``request``.
 
         Raises:
-          ApiError: 422 when the request sets a variable that the docker client
-            itself would obey.
+          ApiError: 422 for a variable that reaches a container only through the
+            docker client's environment, where the client would obey it.
         """
-        for name in request.env:
-            if _CLIENTS_OWN.fullmatch(name):
-                raise ApiError(
-                    422,
-                    "invalid_request",
-                    f"env[{name[:64]!r}] must not be set where runs take place in containers: "
-                    "the docker client would obey it. The server's DOCKER_RUN_ARGS can set it.",
-                )
         model, args = split_model(request.args)
         if request.cli != "opencode":  # which takes its model from LITELLM_MODEL only
             args = request.args
@@ -103,17 +115,28 @@ class DockerLauncher:
             "CLI_PROVIDER_NAME": request.cli,
             PASS: passed(self.env_pass, request.env),
         }
+        lines, others = _split(variables)
+        for variable in others:
+            if _CLIENTS_OWN.fullmatch(variable):
+                raise ApiError(
+                    422,
+                    "invalid_request",
+                    f"env[{variable[:64]!r}] must be shorter than 64 KiB and without a line feed "
+                    "where runs take place in containers: else the docker client would obey it.",
+                )
         name = container_name(self.instance, run)
         return Launch(
             argv=(
-                *(self.client.path, "run", *_defaults(self.docker), *self.docker.run_args),
+                *(self.client.path, "run", f"--env-file={FILE_PATH}", *_defaults(self.docker)),
+                *(f"--env={variable}" for variable in others),
+                *self.docker.run_args,
                 *("--rm", "-i", "--detach=false", f"--name={name}"),
                 *(f"--label={label}" for label in self._labels(run)),
-                *(f"--env={variable}" for variable in variables),
                 *(self.docker.image, request.cli, *args),
             ),
-            env={**self.client.environ, **variables},
+            env={**self.client.environ, **others},
             removal=Removal(("container", self.client.path, name), awaited=True),
+            file=lines,
         )
 
     def _labels(self, run: RunInfo) -> tuple[str, ...]:
@@ -125,6 +148,23 @@ class DockerLauncher:
             f"{RUN_LABEL}={run.id}",
             f"{EXPIRY_LABEL}={expiry}",
         )
+
+
+def _split(variables: Mapping[str, str]) -> tuple[bytes, dict[str, str]]:
+    """Return the lines of a file for ``--env-file``, and the variables that it cannot carry."""
+    lines = []
+    others = {}
+    for name, value in variables.items():
+        line = f"{name}={value}".encode("utf-8", "surrogateescape")
+        if (
+            len(line) <= _LONGEST_LINE
+            and _NAME_IN_FILE.fullmatch(name)
+            and _VALUE_IN_FILE.fullmatch(value)
+        ):
+            lines += [line, b"\n"]
+        else:
+            others[name] = value
+    return b"".join(lines), others
 
 
 def _defaults(docker: DockerConfig) -> list[str]:

@@ -2,11 +2,13 @@
 
 import errno
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import IO
 
 from codex_serve.errors import SERVER_FAILED, LaunchError
-from codex_serve.launchers import Launch
+from codex_serve.launchers import FILE_PATH, Launch
 from codex_serve.supervision.lookup import NO_INTERPRETER
 
 NOT_FOUND = 127
@@ -34,6 +36,42 @@ def launch_error(launch: Launch, error: OSError) -> LaunchError:
         return LaunchError(NOT_FOUND, f"{command}: command not found{where}")
     reason = _REASONS.get(error.errno or 0) or os.strerror(error.errno or 0)
     return LaunchError(NOT_EXECUTABLE, f"{command}: cannot be executed: {reason}")
+
+
+@contextmanager
+def file_of(launch: Launch) -> Iterator[tuple[int, ...]]:
+    """Have ``launch.file`` in a file; yield its descriptor, none where there is no such file.
+
+    Raises:
+      LaunchError: there is no room for it.
+    """
+    if launch.file is None:
+        yield ()
+        return
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(_anonymous_file())
+            file.write(launch.file)
+            file.seek(0)
+        except OSError as error:
+            raise no_room_error(error) from error
+        yield (file.fileno(),)
+
+
+def argv_with_file(launch: Launch, fd: int | None = None) -> list[str]:
+    """Return the arguments for a command that inherits its file, if it has one, as ``fd``."""
+    argv = list(launch.argv)
+    if fd is not None:
+        named = next(index for index, arg in enumerate(argv) if arg.endswith(FILE_PATH))
+        argv[named] = argv[named].removesuffix(FILE_PATH) + f"/dev/fd/{fd}"
+    return argv
+
+
+def _anonymous_file() -> IO[bytes]:
+    """Open a file in memory, or where the system has none, one that has no name."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("file", os.MFD_CLOEXEC), "w+b")
+    return tempfile.TemporaryFile()
 
 
 def no_room_error(error: OSError) -> LaunchError:

@@ -26,7 +26,7 @@ from codex_serve.launchers import Launch, Removal
 from codex_serve.supervision import tree, wire
 from codex_serve.supervision.child import Ended
 from codex_serve.supervision.keeper import keep
-from codex_serve.supervision.launching import launch_error, making_room, no_room_error
+from codex_serve.supervision.launching import file_of, launch_error, making_room, no_room_error
 from codex_serve.supervision.limits import GIVE_UP_S, LONGEST_REMOVAL_S
 from codex_serve.supervision.remover import Remover
 
@@ -250,7 +250,8 @@ class SupervisorPool:
     ) -> AsyncIterator[SupervisedChild]:
         """Start ``launch``; see ``Starter``."""
         start = (wire.START, limit.deadline - trio.current_time(), self.grace_s, _spec(launch))
-        supervisor = await self._hand_over(start, stdio, limit)
+        with file_of(launch) as more:
+            supervisor = await self._hand_over(start, (*stdio, *more), limit)
         child = SupervisedChild(supervisor, launch, self)
         try:
             yield child

@@ -20,7 +20,7 @@ import codex_serve
 from codex_serve.launchers import Launch, Removal
 from codex_serve.supervision import disposal
 from codex_serve.supervision.child import Ended
-from codex_serve.supervision.launching import launch_error
+from codex_serve.supervision.launching import argv_with_file, file_of, launch_error
 from codex_serve.supervision.limits import (
     ATTEMPT_S,
     ENDING_S,
@@ -140,19 +140,20 @@ class ProcessGroupStarter:
     ) -> AsyncIterator[GroupedChild]:
         """Start ``launch``; the time limit is left to the caller."""
         stdin, stdout, stderr = stdio
-        try:
-            process = await trio.lowlevel.open_process(
-                list(map(_as_utf8, launch.argv)),
-                env=_environment(launch),
-                stdin=stdin,
-                stdout=stdout,
-                stderr=stderr,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise launch_error(
-                launch, await trio.to_thread.run_sync(_tell, launch, error)
-            ) from error
+        with file_of(launch) as more:
+            try:
+                process = await trio.lowlevel.open_process(
+                    list(map(_as_utf8, argv_with_file(launch, *more))),
+                    env=_environment(launch),
+                    stdin=stdin,
+                    stdout=stdout,
+                    stderr=stderr,
+                    pass_fds=more,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                found = await trio.to_thread.run_sync(_tell, launch, error)
+                raise launch_error(launch, found) from error
         child = GroupedChild(process, launch, self._grace_s)
         try:
             yield child

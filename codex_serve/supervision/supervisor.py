@@ -18,6 +18,7 @@ import select
 import signal
 import socket
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import NoReturn
 
@@ -86,7 +87,7 @@ def supervise(lifeline: socket.socket, pristine: traits.Traits, *, pid_namespace
     wire.send(lifeline, (wire.READY, os.getpid(), traits.read(files) == pristine))
     while True:
         try:
-            message, fds = wire.receive(lifeline, max_fds=3)
+            message, fds = wire.receive(lifeline, max_fds=4)
         except OSError as error:
             wire.send(lifeline, (wire.FAILED, error.errno or 0))
             continue
@@ -102,7 +103,7 @@ def supervise(lifeline: socket.socket, pristine: traits.Traits, *, pid_namespace
             _, limit_s, grace_s, (argv, env, removal) = message
             try:
                 start = _start_in_namespace if pid_namespace else _execute
-                leader = start((argv, env), (fds[0], fds[1], fds[2]), lifeline)
+                leader = start((argv, env), fds, lifeline)
             except OSError as error:
                 with suppress(ConnectionError):  # the server is gone, as we hear next
                     wire.send(lifeline, (wire.FAILED, error.errno or 0))
@@ -243,14 +244,12 @@ def _remove(
         interval_s = min(2 * interval_s, LAST_INTERVAL_S)
 
 
-def _execute(
-    program: Program, stdio: tuple[int, int, int], lifeline: socket.socket | None = None
-) -> int:
+def _execute(program: Program, stdio: Sequence[int], lifeline: socket.socket | None = None) -> int:
     """Execute a command in a session of its own; return its pid.
 
     Its signals are at their defaults, because all that this process has changed
     are handlers, which an exec resets (see ``fork_server``). All descriptors
-    but the three are close-on-exec (PEP 446). ``posix_spawn`` does not copy
+    but these are close-on-exec (PEP 446). ``posix_spawn`` does not copy
     this process's memory tables, as a fork does, and touches few of the pages
     that it shares with the fork server.
 
@@ -259,9 +258,10 @@ def _execute(
         ``lifeline`` meanwhile, which is left to be heard.
     """
     argv, env = program
-    stdin, stdout, stderr = stdio
     dup2 = os.POSIX_SPAWN_DUP2
-    actions = ((dup2, stdin, 0), (dup2, stdout, 1), (dup2, stderr, 2))
+    actions = [(dup2, stdio[0], 0), (dup2, stdio[1], 1), (dup2, stdio[2], 2)]
+    if len(stdio) > 3:  # launchers.FILE_PATH
+        actions.append((dup2, stdio[3], 3))
     paths = candidates(argv[0], env)
     failure = errno.ENOENT
     # (Neither a generator nor an iterator: each costs a supervisor some 50 KB.)
@@ -309,9 +309,7 @@ def _is_told(lifeline: socket.socket) -> bool:
     return True
 
 
-def _start_in_namespace(
-    program: Program, stdio: tuple[int, int, int], lifeline: socket.socket
-) -> int:
+def _start_in_namespace(program: Program, stdio: Sequence[int], lifeline: socket.socket) -> int:
     """Start the command in a PID namespace of its own; return the pid of its keeper.
 
     The keeper has made the namespace and waits for its first process. When that
@@ -340,7 +338,7 @@ def _start_in_namespace(
 
 
 def _be_keeper(
-    tell: int, program: Program, stdio: tuple[int, int, int], lifeline: socket.socket
+    tell: int, program: Program, stdio: Sequence[int], lifeline: socket.socket
 ) -> NoReturn:
     """Make the namespace, and end as its first process does.
 
@@ -363,7 +361,7 @@ def _be_keeper(
 
 
 def _be_first_process(
-    tell: int, program: Program, stdio: tuple[int, int, int], lifeline: socket.socket
+    tell: int, program: Program, stdio: Sequence[int], lifeline: socket.socket
 ) -> NoReturn:
     """Start the command, reap what becomes ours, and end as the command does."""
     try:

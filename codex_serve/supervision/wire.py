@@ -12,7 +12,7 @@ costs it some 20 KB. The parties run the same Python, so they use ``marshal``.
 | ``(LOST, pid)`` | server → fork server: the lifeline of the supervisor ``pid`` has ended in the middle of a run | |
 | ``(ORPHANS_GONE, pid)`` | fork server → server: nothing that the killed supervisor ``pid`` left is there any more | |
 | ``(READY, pid, unchanged)`` | supervisor → server: it waits for a command | |
-| ``(START, limit_s, grace_s, spec)`` | server → supervisor | stdin, stdout, stderr |
+| ``(START, limit_s, grace_s, spec)`` | server → supervisor | stdin, stdout, stderr, and ``Launch.file`` where there is one |
 | ``(STOP,)`` | server → supervisor: end the command, and say at once that you are there | |
 | ``(ENDING,)`` | supervisor → server: the answer; also said before something is removed, for then nobody answers | |
 | ``(REMOVE, limit_s, removal)`` | server → supervisor: remove what is left of a command that was killed | |
