@@ -2,7 +2,8 @@
 
     python -m cleanup_server
 
-Stands for launchers that make something elsewhere. Its docker client appends "1"
+Stands for launchers that make something elsewhere, and hand something to a command by a
+file, here the run's variable TRACE. Its docker client appends "1"
 to the file that the run's variable TRACE names; the third time it has nothing left
 to remove. It leaves a process behind that holds its output.
 """
@@ -32,6 +33,7 @@ def launcher(client: Path) -> Launcher:
             argv=(request.cli, *request.args),
             env={"PATH": "/usr/bin:/bin", **request.env},
             removal=Removal(("container", str(client), request.env["TRACE"])),
+            file=request.env["TRACE"].encode(),
         )
 
     return launch

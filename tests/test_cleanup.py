@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from codex_serve.launchers import FILE_PATH
 from conftest import StartServer
 from payload import KINDS
 from processes import (
@@ -512,9 +513,10 @@ def test_what_a_launch_has_to_clean_up_is_cleaned_up_before_the_end(
 ) -> None:
     server = start_server({**SETTINGS, "RUN_ISOLATION": isolation}, module="cleanup_server")
     trace = tmp_path / "trace"
-    script = 'test ! -e "$TRACE" && echo first; exit 3'
-    events = server.run("sh", "-c", script, env={"TRACE": str(trace)})
-    assert text_of(events, "stdout") == "first\n"
+    script = 'test ! -e "$TRACE" && echo first; cat "$1"; exit 3'
+    arguments = ("-c", script, "-", FILE_PATH)
+    events = server.run("sh", *arguments, env={"TRACE": str(trace)})
+    assert text_of(events, "stdout") == f"first\n{trace}"
     assert exit_code(events) == 3
     assert trace.read_text() == "111"
 
@@ -525,7 +527,8 @@ def test_it_is_cleaned_up_also_when_nobody_waits_for_it(
 ) -> None:
     server = start_server(SETTINGS, module="cleanup_server")
     trace = tmp_path / "trace"
-    with server.stream("sh", "-c", "echo $$; exec sleep 60", env={"TRACE": str(trace)}) as stream:
+    arguments = ("-c", "echo $$; exec sleep 60", FILE_PATH)
+    with server.stream("sh", *arguments, env={"TRACE": str(trace)}) as stream:
         pid = int(stream.next_event()["data"])
         if event == "kill":
             server.signal(signal.SIGKILL)

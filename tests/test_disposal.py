@@ -190,10 +190,8 @@ def test_what_is_read_only_goes_without_privileges(folder: Path, mode: str) -> N
     assert not os.path.lexists(folder)
 
 
+@pytest.mark.needs("root")  # to make another user's folder
 def test_what_cannot_go_is_a_failure_and_the_rest_goes(folder: Path) -> None:
-    """A folder that another user has made there."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root to make another user's folder")
     (folder / "theirs").mkdir()
     (folder / "theirs/file").write_text("")
     (folder / "ours").mkdir()

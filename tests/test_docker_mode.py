@@ -24,8 +24,6 @@ RUN = RunInfo("00ff", 1000.0)
 SERVER_ENVIRON = {"PATH": "/bin", "HOME": "/home/s", "https_proxy": "http://p", "SECRET": "s"}
 
 
-LITELLM = {"LITELLM_API_KEY": "ours", "LITELLM_BASE_URL": "http://proxy"}
-
 CLIENTS_OWN = (
     *("PATH", "HOME", "DOCKER_HOST", "DOCKER_", "DOCKER_CONFIG", "HTTPS_PROXY", "no_proxy"),
     *("LD_PRELOAD", "SSL_CERT_FILE", "SSH_AUTH_SOCK", "GODEBUG", "BASH_ENV", "ENV"),
@@ -130,39 +128,52 @@ def test_the_operators_arguments_come_after_the_defaults_and_before_what_must_be
     assert "--read-only" not in argv
 
 
+OURS = {"CLI_ENV_PASS": "", "CLI_PROVIDER_NAME": "codex"}
+"""What every container gets, and no request sets."""
+
+
 def lines(found: Launch) -> dict[str, str]:
     """What is in the file that the client reads."""
-    assert found.file is not None
+    if found.file is None:
+        assert not [arg for arg in found.argv if arg.startswith("--env-file=")]
+        return {}
     assert found.argv[2] == f"--env-file={FILE_PATH}"
     text = found.file.decode()
     return dict(line.split("=", 1) for line in text.removesuffix("\n").split("\n"))
 
 
-def test_variables_are_passed_in_a_file_and_no_value_is_on_the_command_line() -> None:
+def by_name(found: Launch) -> dict[str, str]:
+    """What the client takes from its own environment."""
+    names = [arg.removeprefix("--env=") for arg in found.argv if arg.startswith("--env=")]
+    return {name: found.env[name] for name in names if "=" not in name}
+
+
+def test_no_value_is_on_the_command_line_and_a_request_names_nothing_for_the_client() -> None:
     found = launch(
         {
             "cli": "codex",
             "env": {"LITELLM_API_KEY": "theirs", "CLI_PROVIDER_NAME": "no", "A": "b c"},
         },
-        **LITELLM,
+        LITELLM_API_KEY="ours",
+        LITELLM_BASE_URL="http://proxy",
     )
-    assert lines(found) == {
-        "A": "b c",
+    assert lines(found) == {"A": "b c"}
+    assert by_name(found) == {
         "CLI_ENV_PASS": "LITELLM_API_KEY,CLI_PROVIDER_NAME,A",
         "CLI_PROVIDER_NAME": "codex",
         "LITELLM_API_KEY": "theirs",
         "LITELLM_BASE_URL": "http://proxy",
     }
-    assert found.env == SERVER_ENVIRON
-    assert not any("theirs" in arg or "ours" in arg for arg in found.argv)
+    assert found.env == {**SERVER_ENVIRON, **by_name(found)}
+    assert not any("theirs" in arg or "ours" in arg or "b c" in arg for arg in found.argv)
 
 
 @pytest.mark.parametrize("name", CLIENTS_OWN)
 def test_what_the_client_would_obey_does_not_pass_through_its_environment(name: str) -> None:
     found = launch({"cli": "codex", "env": {name: "x y"}})
-    assert found.env == SERVER_ENVIRON
-    assert lines(found)[name] == "x y"
-    assert not [arg for arg in found.argv if arg.startswith("--env=")]
+    assert lines(found) == {name: "x y"}
+    assert found.env.keys() - {"LITELLM_API_KEY"} == {*SERVER_ENVIRON, *OURS}
+    assert found.env.items() >= SERVER_ENVIRON.items()
 
 
 @pytest.mark.parametrize("value", ["a\nb", "a\r", "x" * 65_535])
@@ -180,28 +191,27 @@ def test_what_the_client_would_obey_and_a_file_cannot_carry_is_refused(
 @pytest.mark.parametrize(("name", "value"), CARRIED.items())
 def test_what_a_file_carries(name: str, value: str) -> None:
     found = launch({"cli": "codex", "env": {name: value}})
-    assert lines(found)[name] == value
-    assert found.env == SERVER_ENVIRON
+    assert lines(found) == {name: value}
+    assert by_name(found).keys() == OURS.keys()
 
 
 @pytest.mark.parametrize(("name", "value"), NOT_CARRIED.items())
 def test_what_a_file_cannot_carry_passes_by_name(name: str, value: str) -> None:
     found = launch({"cli": "codex", "env": {name: value}})
-    assert name not in lines(found)
-    assert f"--env={name}" in found.argv
-    assert found.env == {**SERVER_ENVIRON, name: value}
+    assert lines(found) == {}
+    assert by_name(found).keys() == {name, *OURS}
+    assert found.env[name] == value
 
 
-def test_a_variable_of_the_server_that_is_no_utf8_passes_by_name() -> None:
-    found = launch({"cli": "codex"}, LITELLM_API_KEY="sk-\udcff")
-    assert "--env=LITELLM_API_KEY" in found.argv
-    assert found.env["LITELLM_API_KEY"] == "sk-\udcff"
-
-
-def test_what_the_operator_sets_comes_before_a_request() -> None:
-    """Of variables the client takes the last ``--env``, and any before a file."""
-    argv = launch({"cli": "codex", "env": {"A": "x\ny"}}, DOCKER_RUN_ARGS="--env=A=ours").argv
-    assert argv.index("--env=A") < argv.index("--env=A=ours")
+def test_what_the_operator_sets_comes_before_a_request_and_behind_it_what_is_ours() -> None:
+    """Of variables the client takes the last ``--env``, and any before one in a file."""
+    env = {"A": "x\ny", "LITELLM_API_KEY": "theirs"}
+    argv = launch({"cli": "codex", "env": env}, DOCKER_RUN_ARGS="--env=A=ours --env=B").argv
+    order = [arg for arg in argv if arg.startswith("--env=")]
+    assert order[:3] == ["--env=A", "--env=A=ours", "--env=B"]
+    assert sorted(order[3:]) == [
+        *("--env=CLI_ENV_PASS", "--env=CLI_PROVIDER_NAME", "--env=LITELLM_API_KEY")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -219,25 +229,25 @@ def test_what_the_operator_sets_comes_before_a_request() -> None:
 )
 def test_the_model_is_inferred(args: tuple[str, ...], model: str) -> None:
     found = launch({"cli": "codex", "args": args}, MODEL_LIST="auto,first,second")
-    assert lines(found)["LITELLM_MODEL"] == model
+    assert by_name(found)["LITELLM_MODEL"] == model
     assert found.argv[found.argv.index("img") + 2 :] == args
 
 
 def test_there_is_no_model_where_none_is_known() -> None:
     for args in ((), ("--model", "auto")):
         found = launch({"cli": "codex", "args": args}, MODEL_LIST="auto")
-        assert "LITELLM_MODEL" not in lines(found)
+        assert "LITELLM_MODEL" not in by_name(found)
 
 
 def test_a_model_in_env_comes_first() -> None:
     request = {"cli": "codex", "args": ("-m", "a"), "env": {"LITELLM_MODEL": "mine"}}
-    assert lines(launch(request))["LITELLM_MODEL"] == "mine"
+    assert by_name(launch(request))["LITELLM_MODEL"] == "mine"
 
 
 def test_opencode_gets_its_model_by_the_variable_only() -> None:
     found = launch({"cli": "opencode", "args": ("--model", "a", "run")})
     assert found.argv[-2:] == ("opencode", "run")
-    assert lines(found)["LITELLM_MODEL"] == "a"
+    assert by_name(found)["LITELLM_MODEL"] == "a"
 
 
 def test_split_model_keeps_the_order_of_the_rest() -> None:
@@ -330,8 +340,10 @@ class TestWithAnEngine:
             (pid,) = marked(mark.option)[mark.option]
             words = Path(f"/proc/{pid}/cmdline").read_bytes()
             environ = Path(f"/proc/{pid}/environ").read_bytes()
+        assert b"--env=LITELLM_API_KEY\0" in words
         assert b"--env-file=" in words
         assert b"sk-" not in words
+        assert b"LITELLM_API_KEY=sk-ours-1234\0" in environ
         assert b"sk-theirs" not in environ
 
     @pytest.mark.parametrize("isolation", ["subreaper", "process-group"])
@@ -356,7 +368,7 @@ class TestWithAnEngine:
         assert exit_code(events) == 0, events
         environ = json.loads(text_of(events, "stdout"))
         assert {name: environ.get(name) for name in variables} == variables
-        assert "LITELLM_API_KEY" not in environ
+        assert "PYTHONPATH" not in environ  # the server's
 
     def test_the_operators_variables_come_before_a_requests(
         self, docker_server: Callable[..., Server]

@@ -177,6 +177,7 @@ OURS = {"LITELLM_BASE_URL": "http://ours", "LITELLM_API_KEY": KEY, "HTTPS_PROXY"
         ({"LITELLM_BASE_URL": ""}, ""),
         ({"HTTPS_PROXY": "http://theirs"}, ""),
         ({"http_proxy": "http://p"}, ""),
+        ({"LOCALDOMAIN": "theirs.example"}, ""),
         ({"LITELLM_BASE_URL": "http://theirs", "LITELLM_API_KEY": "theirs"}, "theirs"),
     ],
 )

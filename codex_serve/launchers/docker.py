@@ -4,15 +4,15 @@ The rule this file guards: nothing that a request holds is read by the docker
 client as an option or as a setting of its own, and no value is on its command
 line but those of the operator.
 
-So the variables for a container do not pass through the client's environment,
-where a name such as ``DOCKER_HOST`` or ``LD_PRELOAD`` would be obeyed by the
+So the variables whose names a request chooses do not pass through the client's
+environment, where ``DOCKER_HOST`` or ``LD_PRELOAD`` would be obeyed by the
 client, its loader or, where it is a script, its shell, and a list of such names
 is never whole. They are in a file for its ``--env-file``, in memory.
 
 That carries all but the values with a line feed, or a carriage return at
 their end, those that make a line of 64 KiB, and names that begin like a comment
-or hold a blank (tried with docker 28.2 and read in 20.10). For these there is
-only ``--env=NAME``, and a list: a value on the command line can be read by
+or hold a blank (tried with docker 20.10 and 28.2). For these there is only
+``--env=NAME``, and a list: a value on the command line can be read by
 everybody, and a wrapper in the container would have to be in every image.
 """
 
@@ -36,6 +36,10 @@ EXPIRY_LABEL = "codex-serve.expires"
 
 EXPIRY_SLACK_S = 3600.0
 """For the end of a run, and for clocks that differ."""
+
+_OURS = ("LITELLM_BASE_URL", "LITELLM_API_KEY", "LITELLM_MODEL", "CLI_PROVIDER_NAME", PASS)
+"""Variables for a container that mean nothing to the client, and that nothing else
+is to set: they pass by name, behind all others."""
 
 _CLIENTS_OWN = re.compile(
     r"PATH|HOME|TMPDIR|HOSTALIASES|LOCALDOMAIN|RES_OPTIONS|GCONV_PATH|LOCPATH|NLSPATH"
@@ -115,6 +119,7 @@ class DockerLauncher:
             "CLI_PROVIDER_NAME": request.cli,
             PASS: passed(self.env_pass, request.env),
         }
+        ours = {variable: variables.pop(variable) for variable in _OURS if variable in variables}
         lines, others = _split(variables)
         for variable in others:
             if _CLIENTS_OWN.fullmatch(variable):
@@ -127,16 +132,17 @@ class DockerLauncher:
         name = container_name(self.instance, run)
         return Launch(
             argv=(
-                *(self.client.path, "run", f"--env-file={FILE_PATH}", *_defaults(self.docker)),
+                *(self.client.path, "run", *([f"--env-file={FILE_PATH}"] if lines else [])),
                 *(f"--env={variable}" for variable in others),
-                *self.docker.run_args,
+                *(*_defaults(self.docker), *self.docker.run_args),
+                *(f"--env={variable}" for variable in ours),
                 *("--rm", "-i", "--detach=false", f"--name={name}"),
                 *(f"--label={label}" for label in self._labels(run)),
                 *(self.docker.image, request.cli, *args),
             ),
-            env={**self.client.environ, **others},
+            env={**self.client.environ, **others, **ours},
             removal=Removal(("container", self.client.path, name), awaited=True),
-            file=lines,
+            file=lines or None,
         )
 
     def _labels(self, run: RunInfo) -> tuple[str, ...]:
@@ -151,7 +157,11 @@ class DockerLauncher:
 
 
 def _split(variables: Mapping[str, str]) -> tuple[bytes, dict[str, str]]:
-    """Return the lines of a file for ``--env-file``, and the variables that it cannot carry."""
+    """Return the lines of a file for ``--env-file``, and the variables that it cannot carry.
+
+    Of two values the client takes that of the last ``--env``, and that of any before
+    one in a file: what the operator sets by ``DOCKER_RUN_ARGS`` comes before a request.
+    """
     lines = []
     others = {}
     for name, value in variables.items():

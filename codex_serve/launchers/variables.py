@@ -15,6 +15,7 @@ _KEY = "LITELLM_API_KEY"
 _WAY = {
     *("LITELLM_BASE_URL", "ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY"),
     *("all_proxy", "http_proxy", "https_proxy"),
+    *("HOSTALIASES", "LOCALDOMAIN", "RES_OPTIONS"),  # of the resolver
 }
 """Variables that decide who gets to see the key."""
 
