@@ -47,6 +47,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_folder_of_any_depth_goes(folder: Path) -> None:
     dig(folder, DEPTH)
     assert remove(folder)[-1] == GONE
