@@ -9,6 +9,7 @@ round is there in the next.
 Standard library only: the fork server and its supervisors load it.
 """
 
+import errno
 import os
 import signal
 import time
@@ -140,6 +141,9 @@ def kill_descendants(spare: Collection[int] = (), leader: int | None = None) -> 
     Where there is no room for a look, that is ``leader`` only, a child that leads a
     group and is not reaped. The next round may find more.
 
+    Raises:
+      OSError: ``EMFILE``, this process may open no more files, and so can never look.
+
     The groups catch what a descendant forks between our look and our signal.
     They cannot hold strangers: every command leads a session of its own, and a
     process group never spans two sessions.
@@ -147,9 +151,12 @@ def kill_descendants(spare: Collection[int] = (), leader: int | None = None) -> 
     own_group = os.getpgrp()
     if leader is not None:
         _kill(leader, own_group)
-    with suppress(OSError):
+    try:
         for pid in descendants(os.getpid(), spare):
             _kill(pid, own_group)
+    except OSError as error:
+        if error.errno == errno.EMFILE:
+            raise
 
 
 def _kill(pid: int, own_group: int) -> None:
