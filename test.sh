@@ -1,6 +1,10 @@
 #!/usr/bin/env bash
 # Sets up what it needs, then checks style and types and runs all tests.
 #
+#   ./test.sh                      all, under the oldest Python and the newest
+#   ./test.sh --quick              what needs no container and no real CLI, under one Python
+#   ./test.sh ARGUMENT...          pytest with these arguments, under one Python, and no more
+#
 #   TEST_ENVS       where the environments are kept (default .venv-test)
 #   REQUIRE_DOCKER  1: a machine on which no Docker engine answers fails, where else the tests that
 #                   need one are skipped; and so on for each need in tests/needs.py
@@ -8,8 +12,6 @@
 #                   REQUIRE_DOCKER=0
 #   PYTHON_IMAGE, BASE_IMAGE, NODE_IMAGE
 #                   the bases of the two images, where not the public ones
-#
-# Arguments go to pytest, and then style and types are left out.
 set -euo pipefail
 cd "$(dirname "$0")"
 export PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -63,29 +65,47 @@ install_litellm() {
   fi
 }
 
-install_clis
+# These wait more than they work. The others share an engine, images and a proxy.
+plain='not docker and not e2e and not image'
+
+# Runs the tests with Python $1, all but those that the expression $2 leaves out.
+run_tests() {
+  echo "== tests under Python $("$1" --version | cut -d " " -f 2)"
+  "$1" -m pytest --numprocesses 4 --dist worksteal -m "$plain"
+  [ "$2" = "$plain" ] || "$1" -m pytest -m "not ($plain) and ($2)"
+}
+
+case ${1-} in
+  '') pythons='3.11 3.13' what=all ;;
+  --quick) pythons='3.11' what=quick ;;
+  *) pythons='3.11' what=given ;;
+esac
+[ "$what" = all ] || [[ "$*" == *e2e* ]] && install_clis
 tested=
-for version in 3.11 3.12 3.13; do
-  python=$(find_python "$version") || continue
-  # The floor and the newest are enough; 3.12 is for machines that have neither.
-  if [ "$version" = 3.12 ] && { [ -n "$tested" ] || find_python 3.13 >/dev/null; }; then continue; fi
-  env=$envs/$version
+for version in $pythons; do
+  # Where there is neither the oldest nor the newest, any between them will do.
+  python=$(find_python "$version") || python=$(find_python 3.12) || python=$(find_python 3.13) || continue
+  env=$envs/$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+  [[ "$tested " != *" $(basename "$env") "* ]] || continue
   make_env "$env" "$python" requirements-dev.txt
-  once=
+  if [ "$what" = given ]; then
+    exec "$env/bin/python" -m pytest "$@"
+  fi
   if [ -z "$tested" ]; then
-    if [ $# = 0 ]; then
-      "$env/bin/ruff" format --check .
-      "$env/bin/ruff" check .
-      "$env/bin/mypy"
-    fi
+    "$env/bin/ruff" format --check .
+    "$env/bin/ruff" check .
+    "$env/bin/mypy"
+  fi
+  if [ "$what" = quick ]; then
+    run_tests "$env/bin/python" "$plain"
+  elif [ -z "$tested" ]; then
     if docker info >/dev/null 2>&1; then install_litellm "$python"; fi
+    run_tests "$env/bin/python" 'docker or e2e or image'
   else
     # What is in an image does not change with the Python that looks at it.
-    once='not image'
+    run_tests "$env/bin/python" 'not image'
   fi
-  echo "== tests under Python $version"
-  "$env/bin/python" -m pytest -m "$once" "$@"
-  tested+=" $version"
+  tested+=" $(basename "$env")"
 done
 if [ -z "$tested" ]; then
   echo "test.sh: Python 3.11 or later is needed, with its venv module" >&2
