@@ -98,14 +98,14 @@ class Supervisor:
             return True
         self._to_be_checked = False
         try:
-            message, _ = wire.receive(self._sock)
+            return wire.receive_verdict(self._sock)
         except BlockingIOError:
-            with trio.move_on_after(ANSWER_S) as patience:
-                message = await _receive(self._sock)
-            if patience.cancelled_caught:
-                self.kill()
-                return False
-        return message == (wire.CHECKED, True)
+            pass
+        with trio.move_on_after(ANSWER_S):
+            await trio.lowlevel.wait_readable(self._sock)
+            return wire.receive_verdict(self._sock)
+        self.kill()
+        return False
 
     def stop(self) -> None:
         """Say that the command is to end, also to one that somebody has stopped."""

@@ -122,7 +122,8 @@ def supervise(lifeline: socket.socket, pristine: traits.Traits, *, pid_namespace
         if server_gone:
             _leave(fork_server)
         wire.send(lifeline, (wire.CLEAN, status, timed_out, removed))
-        wire.send(lifeline, (wire.CHECKED, traits.read(files) == pristine))
+        with suppress(ConnectionError):  # the server is gone, as we hear next
+            wire.send_verdict(lifeline, unchanged=traits.read(files) == pristine)
 
 
 def _leave(fork_server: int) -> NoReturn:
