@@ -11,7 +11,7 @@ ENV PATH=/opt/codex-serve/bin:$PATH
 WORKDIR /build
 COPY requirements.txt ./
 RUN pip install --no-cache-dir --require-hashes -r requirements.txt
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY codex_serve ./codex_serve
 RUN pip install --no-cache-dir --no-deps .
 
