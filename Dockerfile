@@ -40,7 +40,7 @@ COPY server-entrypoint.sh /usr/local/bin/server-entrypoint.sh
 WORKDIR /home/codex-serve
 
 EXPOSE 8000
-HEALTHCHECK --interval=30s --timeout=10s --start-period=20s CMD ["python", "-m", "codex_serve.healthcheck"]
+HEALTHCHECK --interval=30s --timeout=10s --start-period=20s CMD ["python", "-m", "codex_serve.cli.healthcheck"]
 # Exec form, and the entrypoint execs: the server is the container's main process, so the container
 # is its fence, and a signal for the container reaches it.
 ENTRYPOINT ["server-entrypoint.sh"]

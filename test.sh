@@ -95,6 +95,7 @@ for version in $pythons; do
     "$env/bin/ruff" format --check .
     "$env/bin/ruff" check .
     "$env/bin/mypy"
+    "$env/bin/lint-imports"
   fi
   if [ "$what" = quick ]; then
     run_tests "$env/bin/python" "$plain"

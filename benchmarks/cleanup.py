@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent.parent / "tests"), str(Path(__file__).parent.parent)]
 
-from processes import alive, children, descendants
+from process_tree import alive, children, descendants
 from serving import Server
 
 DISCONNECTS = 500

@@ -16,7 +16,7 @@ from measuring import Curve, Results, cpu_ms, main, memory_mb
 from servers import Listening
 from throughput import LINE, file_of
 
-from processes import children
+from process_tree import children
 
 MEGABYTES = (1, 10, 100, 1000)
 RUNS = (1, 10, 100, 1000)

@@ -18,11 +18,11 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent.parent / "tests"), str(Path(__file__).parent.parent)]
 
-from codex_serve.config import Config
-from codex_serve.launchers import RunInfo
-from codex_serve.launchers.docker import DockerClient, DockerLauncher
-from codex_serve.model import RunRequest
-from codex_serve.supervision.launching import argv_with_file, file_of
+from codex_serve.backends.docker.command import DockerClient, DockerLauncher
+from codex_serve.core.config import Config
+from codex_serve.core.request import RunRequest
+from codex_serve.processes.command import RunInfo
+from codex_serve.processes.exec_errors import argv_with_file, file_of
 from serving import Server
 
 PAIRS = 60

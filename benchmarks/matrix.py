@@ -2,7 +2,7 @@
 
     python benchmarks/matrix.py
 
-Takes some minutes. ``tests/test_cleanup.py`` asserts the column that counts.
+Takes some minutes. ``tests/processes/test_cleanup.py`` asserts the column that counts.
 """
 
 import sys
@@ -12,9 +12,9 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent.parent / "tests"), str(Path(__file__).parent.parent)]
 
-from codex_serve.supervision.kernel import become_subreaper
+from battery import EVENTS, Battery, kill_everybody, let_exit, settings_for
+from codex_serve.processes.linux import become_subreaper
 from serving import Server
-from test_cleanup import EVENTS, Battery, kill_everybody, let_exit, settings_for
 
 WAYS = {
     "plain": {},

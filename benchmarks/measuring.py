@@ -18,7 +18,7 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parent.parent / "tests"), str(Path(__file__).parent.parent)]
 
-from processes import descendants
+from process_tree import descendants
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ sys.path[:0] = [str(Path(__file__).parent.parent / "tests"), str(Path(__file__).
 
 import hostile
 
-from processes import descendants, memory_bytes, open_fds, state
+from process_tree import descendants, memory_bytes, open_fds, state
 from serving import Server, exit_code, text_of
 
 SETTINGS = {

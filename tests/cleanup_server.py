@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from codex_serve import modes
-from codex_serve.cli import main
-from codex_serve.config import Config
-from codex_serve.launchers import Launch, Launcher, Removal, RunInfo
-from codex_serve.model import RunRequest
+from codex_serve.backends import select
+from codex_serve.cli.main import main
+from codex_serve.core.config import Config
+from codex_serve.core.request import RunRequest
+from codex_serve.processes.command import Launch, Launcher, Removal, RunInfo
 
 CLIENT = """#!/bin/sh
 test "$1 $2 $3" = "rm --force --volumes" || exit
@@ -47,7 +47,7 @@ def serve(folder: Path) -> None:
     def make_launcher(config: Config, environ: Mapping[str, str], instance: str) -> Launcher:
         return launcher(client)
 
-    setattr(modes, "make_launcher", make_launcher)  # noqa: B010 - mypy sees a function of the module
+    setattr(select, "make_launcher", make_launcher)  # noqa: B010 - mypy sees a function of the module
     main()
 
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from codex_serve.supervision.kernel import become_subreaper
+from codex_serve.processes.linux import become_subreaper
 from containers import build
 from engine import Mark
 from needs import PROBES, required

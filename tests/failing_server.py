@@ -12,12 +12,12 @@ from typing import NoReturn
 
 import trio
 
-from codex_serve import modes
-from codex_serve.cli import main
-from codex_serve.config import Config
-from codex_serve.launchers import Launch
-from codex_serve.supervision.child import Ended, Starter
-from codex_serve.supervision.starters import open_starter
+from codex_serve.backends import select
+from codex_serve.cli.main import main
+from codex_serve.core.config import Config
+from codex_serve.processes.child import Ended, Starter
+from codex_serve.processes.command import Launch
+from codex_serve.processes.starters import open_starter
 
 
 class UnexpectedError(Exception):
@@ -61,5 +61,5 @@ class FailingChild:
 
 
 if __name__ == "__main__":
-    setattr(modes, "open_starter", open_failing_starter)  # noqa: B010 - mypy sees an import
+    setattr(select, "open_starter", open_failing_starter)  # noqa: B010 - mypy sees an import
     main()

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 
 import faults
-from codex_serve.cli import main
-from codex_serve.supervision import pool
+from codex_serve.cli.main import main
+from codex_serve.processes import pool
 
 if __name__ == "__main__":
     path = os.environ["FAULTS"]

@@ -152,7 +152,7 @@ def watchers() -> list[int]:
     found = []
     pid = os.getppid()
     while pid > 0:
-        if b"codex_serve.supervision.fork_server" in Path(f"/proc/{pid}/cmdline").read_bytes():
+        if b"codex_serve.processes.fork_server" in Path(f"/proc/{pid}/cmdline").read_bytes():
             found.append(pid)
         pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     return found

@@ -11,12 +11,12 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from codex_serve import modes
-from codex_serve.cli import main
-from codex_serve.config import Config
-from codex_serve.launchers import Launch
-from codex_serve.supervision.child import Ended, Starter
-from codex_serve.supervision.launching import argv_with_file, file_of
+from codex_serve.backends import select
+from codex_serve.cli.main import main
+from codex_serve.core.config import Config
+from codex_serve.processes.child import Ended, Starter
+from codex_serve.processes.command import Launch
+from codex_serve.processes.exec_errors import argv_with_file, file_of
 
 
 class PlainChild:
@@ -61,5 +61,5 @@ async def open_plain_starter(
 
 
 if __name__ == "__main__":
-    setattr(modes, "open_starter", open_plain_starter)  # noqa: B010 - mypy sees an import
+    setattr(select, "open_starter", open_plain_starter)  # noqa: B010 - mypy sees an import
     main()

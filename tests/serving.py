@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from processes import reap_adopted, wait_until
+from process_tree import reap_adopted, wait_until
 
 Event = dict[str, Any]
 

@@ -1,0 +1,1 @@
+"""What clients see: the routes and their answers."""

@@ -1,0 +1,1 @@
+"""Docker mode: every run is a container."""

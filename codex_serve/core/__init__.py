@@ -1,0 +1,1 @@
+"""Values and pure functions: no trio, no web framework."""

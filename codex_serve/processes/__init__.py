@@ -1,0 +1,1 @@
+"""Child processes that leave nothing behind. Knows no HTTP and no run."""

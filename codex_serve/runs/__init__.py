@@ -1,0 +1,1 @@
+"""Runs, whatever executes them."""

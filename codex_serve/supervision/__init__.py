@@ -1,1 +1,0 @@
-"""Starting a command so that nothing of it outlives its run."""
