@@ -28,6 +28,7 @@ def create_app(config: Config, runner: Runner) -> QuartTrio:
     app.url_map.strict_slashes = False
     # What nobody expects is answered by http1, whether it is raised here or elsewhere.
     app.config["PROPAGATE_EXCEPTIONS"] = True
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.register_blueprint(runs_blueprint(config, runner))
     app.register_error_handler(ApiError, _refuse)
     app.register_error_handler(NotFound, _not_found)
@@ -45,7 +46,7 @@ async def _not_found(_: NotFound) -> Response:
 
 
 async def _method_not_allowed(error: MethodNotAllowed) -> Response:
-    allowed = ", ".join(sorted(set(error.valid_methods or ()) - {"HEAD", "OPTIONS"}))
+    allowed = ", ".join(sorted(error.valid_methods or ()))
     detail = f"{request.path} takes {allowed}, not {request.method[:32]}."
     response = error_response(405, "method_not_allowed", detail)
     response.headers["Allow"] = allowed

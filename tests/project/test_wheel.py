@@ -11,7 +11,7 @@ import pytest
 
 from serving import Server, exit_code, text_of
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 pytestmark = [pytest.mark.image, pytest.mark.slow, pytest.mark.timeout(300)]
 
