@@ -20,8 +20,8 @@ sys.path[:0] = [str(Path(__file__).parent.parent / "tests"), str(Path(__file__).
 
 from codex_serve.backends.docker.command import DockerClient, DockerLauncher
 from codex_serve.core.config import Config
+from codex_serve.core.execution import RunInfo
 from codex_serve.core.request import RunRequest
-from codex_serve.processes.command import RunInfo
 from codex_serve.processes.exec_errors import argv_with_file, file_of
 from serving import Server
 

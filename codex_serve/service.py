@@ -16,10 +16,10 @@ import trio
 from hypercorn.typing import ASGIFramework
 
 from codex_serve.api.auth import TokenGate, load_tokens
-from codex_serve.backends.select import open_runner
+from codex_serve.backends.select import open_backend
 from codex_serve.core.config import Config
-from codex_serve.processes.removal_limits import LONGEST_REMOVAL_S
 from codex_serve.runs.registry import Registry
+from codex_serve.runs.run import Runner
 from codex_serve.server.file_limit import reserve_descriptors
 from codex_serve.server.http_server import HttpServer
 from codex_serve.server.listening import is_loopback, listen
@@ -56,7 +56,7 @@ async def serve(config: Config) -> None:
         listeners = await listen(config)
         async with (
             _loading("codex_serve.api.app"),
-            open_runner(config, reserve.max_files, registry) as runner,
+            open_backend(config, reserve.max_files) as backend,
         ):
             from codex_serve.api.app import create_app  # waits until it is loaded
 
@@ -66,6 +66,7 @@ async def serve(config: Config) -> None:
                     "set CODEX_SERVE_TOKEN_FILE, or HOST=127.0.0.1",
                     ", ".join(config.clis),
                 )
+            runner = Runner(backend, registry, config.run_timeout_s)
             app = cast(ASGIFramework, create_app(config, runner))
             app = TokenGate(app, tokens) if tokens else app
             http = HttpServer(app, tls, reserve.max_connections, config)
@@ -73,8 +74,7 @@ async def serve(config: Config) -> None:
                 await http.accept(listeners, connections, until=stop.wait())
                 await http.close_idle()
                 await _drain(registry, hurry, config.shutdown_grace_s)
-                ending_s = LONGEST_REMOVAL_S if config.docker else config.kill_grace_s
-                closing_s = ending_s + CLOSING_S
+                closing_s = backend.ending_s + CLOSING_S
                 connections.cancel_scope.deadline = trio.current_time() + closing_s
     logger.info("stopped")
 

@@ -15,8 +15,9 @@ from tempfile import TemporaryDirectory
 from codex_serve.backends import select
 from codex_serve.cli.main import main
 from codex_serve.core.config import Config
+from codex_serve.core.execution import RunInfo
 from codex_serve.core.request import RunRequest
-from codex_serve.processes.command import Launch, Launcher, Removal, RunInfo
+from codex_serve.processes.command import Launch, Launcher, Removal
 
 CLIENT = """#!/bin/sh
 test "$1 $2 $3" = "rm --force --volumes" || exit

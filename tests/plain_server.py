@@ -14,7 +14,8 @@ import trio
 from codex_serve.backends import select
 from codex_serve.cli.main import main
 from codex_serve.core.config import Config
-from codex_serve.processes.child import Ended, Starter
+from codex_serve.core.execution import Ended
+from codex_serve.processes.child import Starter
 from codex_serve.processes.command import Launch
 from codex_serve.processes.exec_errors import argv_with_file, file_of
 
@@ -30,34 +31,31 @@ class PlainChild:
         self._process.kill()
         await self._process.wait()
 
-
-@asynccontextmanager
-async def start_plainly(
-    launch: Launch, stdio: tuple[int, ...], limit: trio.CancelScope
-) -> AsyncIterator[PlainChild]:
-    stdin, stdout, stderr = stdio
-    with file_of(launch) as more:
-        process = await trio.lowlevel.open_process(
-            argv_with_file(launch, *more),
-            env=launch.env,
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            pass_fds=more,
-        )
-    child = PlainChild(process)
-    try:
-        yield child
-    finally:
+    async def close(self) -> None:
         with trio.CancelScope(shield=True):
-            await child.end()
+            await self.end()
+
+
+class PlainStarter:
+    async def start(self, launch: Launch, stdio: tuple[int, ...], limit_s: float) -> PlainChild:
+        stdin, stdout, stderr = stdio
+        with file_of(launch) as more:
+            process = await trio.lowlevel.open_process(
+                argv_with_file(launch, *more),
+                env=launch.env,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                pass_fds=more,
+            )
+        return PlainChild(process)
 
 
 @asynccontextmanager
 async def open_plain_starter(
     config: Config, max_files: int, lease_fd: int | None
 ) -> AsyncIterator[Starter]:
-    yield start_plainly
+    yield PlainStarter()
 
 
 if __name__ == "__main__":

@@ -5,10 +5,9 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import MethodNotAllowed, NotFound
 
 from codex_serve.api.runs import runs_blueprint
-from codex_serve.api.streaming import OneTaskConnection, PulledRequest
+from codex_serve.api.streaming import OneTaskConnection, PulledRequest, refuse
 from codex_serve.core.config import Config
 from codex_serve.core.errors import ApiError
-from codex_serve.core.events import encode_error
 from codex_serve.runs.run import Runner
 
 
@@ -37,22 +36,17 @@ def create_app(config: Config, runner: Runner) -> QuartTrio:
 
 
 async def _refuse(error: ApiError) -> Response:
-    return error_response(error.status, error.code, error.detail)
+    return refuse(error)
 
 
 async def _not_found(_: NotFound) -> Response:
     detail = f"There is no {request.path[:64]!r} here: use /run, /models or /clis."
-    return error_response(404, "not_found", detail)
+    return refuse(ApiError(404, "not_found", detail))
 
 
 async def _method_not_allowed(error: MethodNotAllowed) -> Response:
     allowed = ", ".join(sorted(error.valid_methods or ()))
     detail = f"{request.path} takes {allowed}, not {request.method[:32]}."
-    response = error_response(405, "method_not_allowed", detail)
+    response = refuse(ApiError(405, "method_not_allowed", detail))
     response.headers["Allow"] = allowed
     return response
-
-
-def error_response(status: int, code: str, detail: str) -> Response:
-    """Return a refusal: one JSON line, which is an event of a stream too."""
-    return Response(encode_error(code, detail), status, content_type="application/json")

@@ -1,5 +1,6 @@
 """``POST /run``, ``GET /models`` and ``GET /clis``."""
 
+from functools import partial
 from typing import cast
 
 import msgspec
@@ -39,7 +40,7 @@ def runs_blueprint(config: Config, runner: Runner) -> Blueprint:
             raise ApiError(
                 400, "unknown_cli", f"'cli' must be one of {known}; not {run_request.cli[:64]!r}."
             )
-        return ProducedResponse(runner.prepare(run_request, prompt), _STREAM_HEADERS)
+        return ProducedResponse(partial(runner.run, run_request, prompt), _STREAM_HEADERS)
 
     models_json = _encode({"models": config.models, "count": len(config.models)})
     clis_json = _encode({"clis": config.clis, "count": len(config.clis)})

@@ -20,6 +20,7 @@ from quart_trio.wrappers.request import TrioRequest
 from quart_trio.wrappers.response import TrioResponse
 
 from codex_serve.core.errors import ApiError
+from codex_serve.core.events import encode_error
 from codex_serve.runs.run import EventSender
 
 Produce = Callable[[EventSender], Awaitable[None]]
@@ -55,7 +56,10 @@ class PulledRequest(TrioRequest):
 
 
 class ProducedResponse(TrioResponse):
-    """A response whose body is made by the task that sends it, while it sends it."""
+    """A response whose body is made by the task that sends it, while it sends it.
+
+    Making it may raise ``ApiError`` as long as nothing has been sent.
+    """
 
     def __init__(self, produce: Produce, headers: dict[str, str]) -> None:
         super().__init__(b"", headers=headers)
@@ -76,11 +80,22 @@ class OneTaskConnection(TrioASGIHTTPConnection):
         request.receive = receive
         response = await self.app.handle_request(request)
         if isinstance(response, ProducedResponse):
-            await response.produce(_Sending(response, send))
-        else:
-            assert isinstance(response, Response)
-            assert isinstance(response.response, DataBody)  # as all that are made of bytes
-            await _Sending(response, send).send(response.response.data, more=False)
+            sending = _Sending(response, send)
+            try:
+                await response.produce(sending)
+                return
+            except ApiError as error:
+                assert not sending.begun  # a refusal comes before the head
+                response = refuse(error)
+        assert isinstance(response, Response)
+        assert isinstance(response.response, DataBody)  # as all that are made of bytes
+        await _Sending(response, send).send(response.response.data, more=False)
+
+
+def refuse(error: ApiError) -> Response:
+    """Return a refusal: one JSON line, which is an event of a stream too."""
+    body = encode_error(error.code, error.detail)
+    return Response(body, error.status, content_type="application/json")
 
 
 class _Sending:
@@ -89,15 +104,15 @@ class _Sending:
     def __init__(self, response: Response, send: ASGISendCallable) -> None:
         self._response = response
         self._send = send
-        self._begun = False
+        self.begun = False
 
     def __repr__(self) -> str:
-        return f"<_Sending {self._response.status_code}{' begun' if self._begun else ''}>"
+        return f"<_Sending {self._response.status_code}{' begun' if self.begun else ''}>"
 
     async def begin(self) -> None:
         """Hand over the head; it goes out with the first of the body."""
-        if not self._begun:
-            self._begun = True
+        if not self.begun:
+            self.begun = True
             await self._send(
                 {
                     "type": "http.response.start",

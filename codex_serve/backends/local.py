@@ -1,10 +1,41 @@
 """Local mode: the CLI's name is the command, looked up on ``PATH``."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 
 from codex_serve.backends.variables import PASS, overlay, passed
+from codex_serve.core.execution import Execution, RunInfo
+from codex_serve.core.json_text import Prompt
 from codex_serve.core.request import RunRequest
-from codex_serve.processes.command import Launch, Removal, RunInfo
+from codex_serve.processes.child import Starter
+from codex_serve.processes.command import Launch, Launcher, Removal
+from codex_serve.processes.execution import execute
+
+
+@dataclass(frozen=True, slots=True)
+class LocalBackend:
+    """Executes requests as processes of this machine. See ``Backend``.
+
+    Attributes:
+      launcher: makes a command of a request.
+      starter: starts commands.
+      ending_s: the most seconds that ending one may take.
+    """
+
+    launcher: Launcher
+    starter: Starter
+    ending_s: float
+
+    def execute(
+        self, info: RunInfo, request: RunRequest, prompt: Prompt
+    ) -> AbstractAsyncContextManager[Execution]:
+        """See ``Backend.execute``."""
+        return execute(self.starter, self.launcher(request, info), prompt)
+
+    async def explain(self, info: RunInfo, exit_code: int) -> str:
+        """Leave it to the command to explain itself."""
+        return ""
 
 
 def launch_local(

@@ -12,47 +12,45 @@ from pathlib import Path
 import trio
 
 from codex_serve.backends import demo
+from codex_serve.backends.docker.backend import DockerBackend
 from codex_serve.backends.docker.command import DockerClient, DockerLauncher
 from codex_serve.backends.docker.engine import Containers
 from codex_serve.backends.docker.leases import hold_lease
-from codex_serve.backends.local import launch_local, launch_through_entrypoint
+from codex_serve.backends.local import LocalBackend, launch_local, launch_through_entrypoint
 from codex_serve.core.config import Config
 from codex_serve.core.errors import ConfigError
+from codex_serve.core.execution import Backend
 from codex_serve.processes.command import Launcher
 from codex_serve.processes.keeper import keep
 from codex_serve.processes.starters import open_starter
-from codex_serve.runs.registry import Registry
-from codex_serve.runs.run import Explainer, Runner, explain_nothing
 
 
 @asynccontextmanager
-async def open_runner(config: Config, max_files: int, registry: Registry) -> AsyncIterator[Runner]:
-    """Offer what runs requests the way that ``config`` asks for, for this whole process.
+async def open_backend(config: Config, max_files: int) -> AsyncIterator[Backend]:
+    """Offer what executes requests the way that ``config`` asks for, for this whole process.
 
     Args:
       config: asks for it.
       max_files: the soft limit of open files for commands.
-      registry: admits the runs.
 
     Raises:
       ConfigError: that way does not work on this machine.
     """
-    environ = _environ_as_utf8()
     instance = secrets.token_hex(8)
-    launcher = make_launcher(config, environ, instance)
-    explain: Explainer = explain_nothing
+    launcher = make_launcher(config, _environ_as_utf8(), instance)
     async with AsyncExitStack() as stack:
         lease_fd = None
         if config.docker is not None:
             folder = Path(config.docker.lease_dir)
             lease_fd = stack.enter_context(hold_lease(folder, instance))
-        start = await stack.enter_async_context(open_starter(config, max_files, lease_fd))
+        starter = await stack.enter_async_context(open_starter(config, max_files, lease_fd))
+        if not isinstance(launcher, DockerLauncher):
+            yield LocalBackend(launcher, starter, config.kill_grace_s)
+            return
+        containers = Containers(starter, launcher.docker, launcher.client, instance)
         nursery = await stack.enter_async_context(trio.open_nursery())
-        if isinstance(launcher, DockerLauncher):
-            containers = Containers(start, launcher.docker, launcher.client, instance)
-            explain = containers.explain
-            nursery.start_soon(keep, "looking for what dead servers left", containers.sweep)
-        yield Runner(launcher, start, explain, registry, config.run_timeout_s)
+        nursery.start_soon(keep, "looking for what dead servers left", containers.sweep)
+        yield DockerBackend(launcher, starter, containers)
         nursery.cancel_scope.cancel()
 
 

@@ -5,10 +5,14 @@ from dataclasses import dataclass
 import trio
 
 from codex_serve.core.errors import ChildLostError, LaunchError
-from codex_serve.processes.child import Ended, Starter
+from codex_serve.core.execution import Ended
+from codex_serve.core.json_text import Prompt
+from codex_serve.processes.child import Starter
 from codex_serve.processes.command import Launch
-from codex_serve.processes.exec_errors import making_room
-from codex_serve.processes.pipes import OutputPipe, Stdio
+from codex_serve.processes.execution import execute
+from codex_serve.processes.pipes import OutputPipe
+
+_NO_PROMPT = memoryview(b'""')
 
 MAX_BYTES = 1_048_576
 """The most that is kept of what a command writes on one stream."""
@@ -23,11 +27,11 @@ class Captured:
     stderr: str
 
 
-async def capture(start: Starter, launch: Launch, limit_s: float) -> Captured:
+async def capture(starter: Starter, launch: Launch, limit_s: float) -> Captured:
     """Run a command that reads nothing and writes little, for ``limit_s`` at most.
 
     Raises:
-      LaunchError, ChildLostError: see ``Child.wait``.
+      LaunchError, ChildLostError: see ``Execution.wait``.
 
     Cancellation:
       Ends the command.
@@ -35,25 +39,21 @@ async def capture(start: Starter, launch: Launch, limit_s: float) -> Captured:
     ended: Ended | None = None
     failure: LaunchError | ChildLostError | None = None
     stdout, stderr = bytearray(), bytearray()
-    with making_room():
-        stdio = Stdio.open()
-    with stdio:
-        stdio.stdin.close()
-        waiting = trio.CancelScope(deadline=trio.current_time() + limit_s)
-        async with start(launch, stdio.child_fds, waiting) as child:
-            stdio.close_child_fds()
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_collect, stdio.stdout, stdout)
-                nursery.start_soon(_collect, stdio.stderr, stderr)
-                try:
-                    with trio.move_on_after(limit_s):
-                        ended = await child.wait()
-                    if ended is None:
-                        await child.end()
-                except (LaunchError, ChildLostError) as error:
-                    failure = error  # raised outside the nursery, to leave unwrapped
-                stdio.stdout.finish()
-                stdio.stderr.finish()
+    async with execute(starter, launch, Prompt(_NO_PROMPT)) as execution:
+        with trio.move_on_after(limit_s) as limit:
+            await execution.start(limit_s)
+        if limit.cancelled_caught:
+            return Captured(None, "", "")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_collect, execution.stdout, stdout)
+            nursery.start_soon(_collect, execution.stderr, stderr)
+            try:
+                with trio.move_on_at(limit.deadline):
+                    ended = await execution.wait()
+                if ended is None:
+                    await execution.end()
+            except (LaunchError, ChildLostError) as error:
+                failure = error  # raised outside the nursery, to leave unwrapped
     if failure is not None:
         raise failure
     returncode = None if ended is None or ended.timed_out else ended.returncode

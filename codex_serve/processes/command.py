@@ -4,21 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from codex_serve.core.execution import RunInfo
 from codex_serve.core.request import RunRequest
-
-
-@dataclass(frozen=True, slots=True)
-class RunInfo:
-    """What tells a run from all others.
-
-    Attributes:
-      id: hexadecimal, and never used before.
-      started_at: when it was admitted, in seconds since the epoch.
-    """
-
-    id: str
-    started_at: float
-
 
 What = tuple[Literal["folder"], str] | tuple[Literal["container"], str, str]
 """``("folder", PATH)`` or ``("container", CLIENT, NAME)``, where ``PATH`` and the path of the

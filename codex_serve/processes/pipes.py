@@ -178,6 +178,12 @@ class Stdio:
                 os.close(fd)
             raise
 
+    def finish(self) -> None:
+        """Say that the command is gone: see the pipes' own."""
+        self.stdin.finish()
+        self.stdout.finish()
+        self.stderr.finish()
+
     def close_child_fds(self) -> None:
         """Close our copies of the command's ends, once the command has its own."""
         for fd in self.child_fds:

@@ -22,8 +22,8 @@ import trio
 
 import codex_serve
 from codex_serve.core.errors import SERVER_FAILED, ChildLostError, LaunchError
+from codex_serve.core.execution import Ended
 from codex_serve.processes import messages, tree
-from codex_serve.processes.child import Ended
 from codex_serve.processes.command import Launch, Removal
 from codex_serve.processes.exec_errors import file_of, launch_error, making_room, no_room_error
 from codex_serve.processes.keeper import keep
@@ -140,11 +140,6 @@ class SupervisedChild:
     def __repr__(self) -> str:
         return f"<SupervisedChild of {self._supervisor!r}{' over' if self._over else ''}>"
 
-    @property
-    def over(self) -> bool:
-        """Whether the supervisor has nothing left to do for this command."""
-        return self._over
-
     async def wait(self) -> Ended:
         """See ``Child.wait``."""
         while (ended := await self._receive()) is None:
@@ -202,6 +197,13 @@ class SupervisedChild:
                     "supervisor %d: some processes of a run do not end", self._supervisor.pid
                 )
 
+    async def close(self) -> None:
+        """See ``Child.close``."""
+        if not self._over:
+            with trio.CancelScope(shield=True):
+                await self.end()
+        self._pool.give_back(self._supervisor, reusable=self._over)
+
     async def _is_heard(self) -> bool:
         """Say that the command is to end; return whether anything is said to that."""
         self._supervisor.stop()
@@ -244,46 +246,27 @@ class SupervisorPool:
     def __repr__(self) -> str:
         return f"<SupervisorPool {len(self._known)} supervisors, {len(self._idle)} idle>"
 
-    @asynccontextmanager
-    async def __call__(
-        self, launch: Launch, stdio: tuple[int, ...], limit: trio.CancelScope
-    ) -> AsyncIterator[SupervisedChild]:
-        """Start ``launch``; see ``Starter``."""
-        start = (messages.START, limit.deadline - trio.current_time(), self.grace_s, _spec(launch))
+    async def start(
+        self, launch: Launch, stdio: tuple[int, ...], limit_s: float
+    ) -> SupervisedChild:
+        """See ``Starter.start``."""
+        start = (messages.START, limit_s, self.grace_s, _spec(launch))
         with file_of(launch) as more:
-            supervisor = await self._hand_over(start, (*stdio, *more), limit)
-        child = SupervisedChild(supervisor, launch, self)
-        try:
-            yield child
-        finally:
-            if not child.over:
-                with trio.CancelScope(shield=True):
-                    await child.end()
-            self.give_back(supervisor, reusable=child.over)
+            supervisor = await self._hand_over(start, (*stdio, *more))
+        return SupervisedChild(supervisor, launch, self)
 
     async def _hand_over(
-        self, message: messages.Message, stdio: tuple[int, ...], limit: trio.CancelScope
+        self, message: messages.Message, stdio: tuple[int, ...] = ()
     ) -> Supervisor:
         """Send a message to a supervisor that lives and waits; return that.
 
-        Args:
-          message: what it is to do.
-          stdio: what goes with it.
-          limit: bounds the wait for a supervisor that is still to be forked.
-
         Raises:
-          LaunchError: it cannot be sent to any, or ``limit`` has ended the wait.
+          LaunchError: it cannot be sent to any.
         """
-        while self._idle:
-            supervisor = self._idle.pop()
+        while True:
+            supervisor = self._idle.pop() if self._idle else await self.fork()
             if await self._send(supervisor, message, stdio):
                 return supervisor
-        with limit:
-            while True:
-                supervisor = await self.fork()
-                if await self._send(supervisor, message, stdio):
-                    return supervisor
-        raise LaunchError(SERVER_FAILED, "There was no supervisor for the command in time.")
 
     async def _send(
         self, supervisor: Supervisor, message: messages.Message, stdio: tuple[int, ...]
@@ -520,7 +503,7 @@ class SupervisorPool:
         order = (messages.REMOVE, give_up_s, (removal.what, removal.awaited))
         while message == messages.GONE:
             try:
-                supervisor = await self._hand_over(order, (), trio.CancelScope())
+                supervisor = await self._hand_over(order)
             except LaunchError:
                 break
             try:

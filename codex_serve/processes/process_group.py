@@ -9,16 +9,15 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from subprocess import DEVNULL
 
 import trio
 
 import codex_serve
+from codex_serve.core.execution import Ended
 from codex_serve.processes import disposal
-from codex_serve.processes.child import Ended
 from codex_serve.processes.command import Launch, Removal
 from codex_serve.processes.exec_errors import argv_with_file, file_of, launch_error
 from codex_serve.processes.lookup import NO_INTERPRETER, candidates
@@ -87,7 +86,13 @@ class GroupedChild:
                 await self._wait_for_exit()
                 nursery.cancel_scope.cancel()
 
-    async def remove_rest(self) -> None:
+    async def close(self) -> None:
+        """See ``Child.close``."""
+        with trio.CancelScope(shield=True):
+            await self.end()
+            await self._remove_rest()
+
+    async def _remove_rest(self) -> None:
         """Remove what the command has left elsewhere; see ``command.Removal``."""
         removal = self._launch.removal
         if removal is None:
@@ -134,11 +139,8 @@ class ProcessGroupStarter:
     def __init__(self, grace_s: float) -> None:
         self._grace_s = grace_s
 
-    @asynccontextmanager
-    async def __call__(
-        self, launch: Launch, stdio: tuple[int, ...], limit: trio.CancelScope
-    ) -> AsyncIterator[GroupedChild]:
-        """Start ``launch``; the time limit is left to the caller."""
+    async def start(self, launch: Launch, stdio: tuple[int, ...], limit_s: float) -> GroupedChild:
+        """See ``Starter.start``; the time limit is left to the caller."""
         stdin, stdout, stderr = stdio
         with file_of(launch) as more:
             try:
@@ -154,13 +156,7 @@ class ProcessGroupStarter:
             except OSError as error:
                 found = await trio.to_thread.run_sync(_tell, launch, error)
                 raise launch_error(launch, found) from error
-        child = GroupedChild(process, launch, self._grace_s)
-        try:
-            yield child
-        finally:
-            with trio.CancelScope(shield=True):
-                await child.end()
-                await child.remove_rest()
+        return GroupedChild(process, launch, self._grace_s)
 
 
 def _environment(launch: Launch) -> dict[str, str]:

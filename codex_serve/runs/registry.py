@@ -8,6 +8,7 @@ from enum import Enum
 import trio
 
 from codex_serve.core.errors import ApiError
+from codex_serve.core.execution import RunInfo
 
 
 class StopReason(Enum):
@@ -20,12 +21,13 @@ class StopReason(Enum):
 class Run:
     """One live run: the scopes that bound it, and why they were closed.
 
-    ``waiting`` goes around the waiting for a supervisor, ``limit`` around that for
-    the command. Cancelling it ends the command; its output and its last events
-    still reach the client.
+    ``waiting`` goes around the start of the command, which may have to wait, ``limit``
+    around the waiting for its end. Cancelling it ends the command; its output and
+    its last events still reach the client.
     """
 
-    def __init__(self, cli: str, timeout_s: float | None) -> None:
+    def __init__(self, info: RunInfo, cli: str, timeout_s: float | None) -> None:
+        self.info = info
         self.cli = cli
         self.timeout_s = timeout_s
         self.started_at = trio.current_time()
@@ -36,6 +38,11 @@ class Run:
 
     def __repr__(self) -> str:
         return f"<Run {self.cli!r} limit={self.limit.deadline - self.started_at:g}s>"
+
+    @property
+    def seconds_left(self) -> float:
+        """The time until the deadline, ``inf`` where there is none."""
+        return self.limit.deadline - trio.current_time()
 
     @property
     def stop_reason(self) -> StopReason | None:
@@ -62,18 +69,18 @@ class Registry:
     def __repr__(self) -> str:
         return f"<Registry {len(self._runs)} runs{' closed' if self._closed else ''}>"
 
-    def check_open(self) -> None:
-        """Raise ``ApiError`` 503 ``shutting_down`` once the server stops."""
+    @contextmanager
+    def admit(self, run: Run) -> Iterator[None]:
+        """Count a run for as long as the context lasts.
+
+        Raises:
+          ApiError: 503 ``shutting_down``, once the server stops.
+        """
         if self._closed:
             raise ApiError(503, "shutting_down", "The server is stopping and starts no more runs.")
-
-    @contextmanager
-    def admit(self, cli: str, timeout_s: float | None) -> Iterator[Run]:
-        """Count a run for as long as the context lasts."""
-        run = Run(cli, timeout_s)
         self._runs.add(run)
         try:
-            yield run
+            yield
         finally:
             self._runs.discard(run)
             if self._closed and not self._runs:

@@ -8,22 +8,18 @@ an exception leaves, and the edge cuts the stream visibly.
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import closing
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, closing
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Protocol
 
 import trio
 
 from codex_serve.core.errors import SERVER_FAILED, ChildLostError, LaunchError
 from codex_serve.core.events import Event, Exit, Stderr, Stdout, TextDecoder, encode_events
+from codex_serve.core.execution import Backend, Ended, Execution, Output, RunInfo
 from codex_serve.core.json_text import Prompt
 from codex_serve.core.request import RunRequest
-from codex_serve.processes.child import Ended, Starter
-from codex_serve.processes.command import Launch, Launcher, RunInfo
-from codex_serve.processes.exec_errors import making_room
-from codex_serve.processes.pipes import OutputPipe, Stdio
 from codex_serve.runs.registry import Registry, Run, StopReason
 
 logger = logging.getLogger(__name__)
@@ -57,68 +53,45 @@ QUIET_S = 0.005
 shorter one is told in one packet, from the head of the response to its end."""
 
 
-Explainer = Callable[[RunInfo, int], Awaitable[str]]
-"""Says what is known about the exit code of a command, a line or nothing."""
-
-
-async def explain_nothing(info: RunInfo, exit_code: int) -> str:
-    """Leave it to the command to explain itself."""
-    return ""
-
-
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """What all runs of a server share."""
+    """What all runs of a server share.
 
-    launcher: Launcher
-    start: Starter
-    explain: Explainer
+    Attributes:
+      backend: executes them.
+      registry: admits them.
+      timeout_s: the longest that each may take; ``None`` for no limit.
+    """
+
+    backend: Backend
     registry: Registry
     timeout_s: float | None
 
-    def prepare(
-        self, request: RunRequest, prompt: Prompt
-    ) -> Callable[[EventSender], Awaitable[None]]:
-        """Return what runs ``request``, which is checked and its CLI on the list: see ``run``.
-
-        Raises:
-          ApiError: it cannot be run here, or not any more.
-        """
-        self.registry.check_open()
-        info = RunInfo(secrets.token_hex(8), time.time())
-        return partial(self.run, request, prompt, info, self.launcher(request, info))
-
-    async def run(
-        self,
-        request: RunRequest,
-        prompt: Prompt,
-        info: RunInfo,
-        launch: Launch,
-        events: EventSender,
-    ) -> None:
+    async def run(self, request: RunRequest, prompt: Prompt, events: EventSender) -> None:
         """Run one request to its end, reporting all it does on ``events``.
 
         Args:
-          request: see ``prepare``, as the next three.
+          request: it is checked, and its CLI is on the list.
           prompt: closed as soon as nobody can read it any more.
-          info: tells the run from others.
-          launch: its command.
           events: takes all events, and with the last that there are no more.
+
+        Raises:
+          ApiError: it cannot be run here, or not any more. Nothing has been sent.
 
         Cancellation:
           Ends the command at once: SIGTERM to all it started, the grace,
           SIGKILL. Returns only when they are gone. Sends nothing more.
         """
-        with closing(prompt), self.registry.admit(request.cli, self.timeout_s) as run:
+        run = Run(RunInfo(secrets.token_hex(8), time.time()), request.cli, self.timeout_s)
+        with closing(prompt), self.registry.admit(run):
             try:
-                outcome = await _supervise(run, launch, self.start, prompt, events)
+                execution = self.backend.execute(run.info, request, prompt)
+                outcome = await _execute(run, execution, prompt, events)
                 if outcome.exit_code and not outcome.words:
-                    words = await self.explain(info, outcome.exit_code)
+                    words = await self.backend.explain(run.info, outcome.exit_code)
                     outcome = replace(outcome, words=words)
             except LaunchError as error:
                 outcome = _Outcome("not started", error.exit_code, f"{error.reason}\n")
-                if run.stop_reason is not None:  # it has not come to it
-                    outcome = _outcome(run, None)
             except ChildLostError as error:
                 outcome = _Outcome("lost", SERVER_FAILED, f"{error}\n")
         seconds = trio.current_time() - run.started_at
@@ -148,43 +121,42 @@ class _Outcome:
         return (Stderr(self.words), exit_event) if self.words else (exit_event,)
 
 
-async def _supervise(
-    run: Run, launch: Launch, start: Starter, prompt: Prompt, events: EventSender
+async def _execute(
+    run: Run,
+    opening: AbstractAsyncContextManager[Execution],
+    prompt: Prompt,
+    events: EventSender,
 ) -> _Outcome:
     """Start the command, stream its output, and see it gone.
 
     Raises:
-      LaunchError, ChildLostError: see ``Child.wait``.
+      LaunchError, ChildLostError: see ``Execution.wait``.
     """
     ended: Ended | None = None
     failure: LaunchError | ChildLostError | None = None
-    with making_room():
-        stdio = Stdio.open()
-    with stdio:
-        stdio.stdin.send_at_once(prompt)
-        async with start(launch, stdio.child_fds, run.waiting) as child:
-            stdio.close_child_fds()
-            await events.begin()
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_pump, stdio.stdout, Stdout, events)
-                nursery.start_soon(_pump, stdio.stderr, Stderr, events)
-                if prompt:
-                    nursery.start_soon(stdio.stdin.send_all, prompt)
-                try:
-                    with run.limit:
-                        with trio.move_on_after(QUIET_S) as quiet:
-                            ended = await child.wait()
-                        if quiet.cancelled_caught:
-                            # A task, so that the limit does not cut short what is being sent.
-                            nursery.start_soon(events.send, b"")
-                            ended = await child.wait()
-                    if run.limit.cancelled_caught:
-                        await child.end()
-                except (LaunchError, ChildLostError) as error:
-                    failure = error  # raised outside the nursery, to leave unwrapped
-                stdio.stdin.finish()
-                stdio.stdout.finish()
-                stdio.stderr.finish()
+    async with opening as execution:
+        with run.waiting:
+            await execution.start(run.seconds_left)
+        if run.waiting.cancelled_caught:
+            return _outcome(run, None)
+        await events.begin()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_pump, execution.stdout, Stdout, events)
+            nursery.start_soon(_pump, execution.stderr, Stderr, events)
+            if prompt:
+                nursery.start_soon(execution.feed)
+            try:
+                with run.limit:
+                    with trio.move_on_after(QUIET_S) as quiet:
+                        ended = await execution.wait()
+                    if quiet.cancelled_caught:
+                        # A task, so that the limit does not cut short what is being sent.
+                        nursery.start_soon(events.send, b"")
+                        ended = await execution.wait()
+                if run.limit.cancelled_caught:
+                    await execution.end()
+            except (LaunchError, ChildLostError) as error:
+                failure = error  # raised outside the nursery, to leave unwrapped
     if failure is not None:
         raise failure
     return _outcome(run, ended)
@@ -210,11 +182,11 @@ def _outcome(run: Run, ended: Ended | None) -> _Outcome:
 
 
 async def _pump(
-    pipe: OutputPipe, event: Callable[[str], Stdout | Stderr], events: EventSender
+    output: Output, event: Callable[[str], Stdout | Stderr], events: EventSender
 ) -> None:
-    """Send what comes out of ``pipe`` until its end, all that is ready at once."""
+    """Send what comes out of ``output`` until its end, all that is ready at once."""
     decoder = TextDecoder()
-    while data := await pipe.receive():
+    while data := await output.receive():
         if lines := encode_events(*map(event, decoder.decode(data))):
             await events.send(lines)
         await trio.lowlevel.checkpoint()  # nothing need have waited: others have their turn

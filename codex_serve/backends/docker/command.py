@@ -26,8 +26,9 @@ from dataclasses import dataclass, field
 from codex_serve.backends.variables import PASS, overlay, passed
 from codex_serve.core.config import DockerConfig
 from codex_serve.core.errors import ApiError
+from codex_serve.core.execution import RunInfo
 from codex_serve.core.request import RunRequest
-from codex_serve.processes.command import FILE_PATH, Launch, Removal, RunInfo
+from codex_serve.processes.command import FILE_PATH, Launch, Removal
 
 INSTANCE_LABEL = "codex-serve.instance"
 RUN_LABEL = "codex-serve.run"

@@ -22,9 +22,10 @@ from codex_serve.backends.docker.command import (
 from codex_serve.backends.docker.leases import Leases, take_free_leases
 from codex_serve.core.config import DockerConfig
 from codex_serve.core.errors import SERVER_FAILED, ChildLostError, LaunchError
+from codex_serve.core.execution import RunInfo
 from codex_serve.processes.capture import Captured, capture
 from codex_serve.processes.child import Starter
-from codex_serve.processes.command import Launch, RunInfo
+from codex_serve.processes.command import Launch
 from codex_serve.processes.removal_limits import WATCH_S
 
 logger = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ class Containers:
       instance: the server's id.
     """
 
-    start: Starter
+    starter: Starter
     docker: DockerConfig
     client: DockerClient
     instance: str
@@ -166,4 +167,4 @@ class Containers:
 
     async def _ask(self, *args: str) -> Captured:
         launch = Launch(argv=(self.client.path, *args), env=self.client.environ)
-        return await capture(self.start, launch, ANSWER_S)
+        return await capture(self.starter, launch, ANSWER_S)

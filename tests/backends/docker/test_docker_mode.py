@@ -13,8 +13,9 @@ from codex_serve.backends.docker.engine import Container, abandoned, parse_listi
 from codex_serve.backends.docker.leases import Leases
 from codex_serve.core.config import Config
 from codex_serve.core.errors import ApiError
+from codex_serve.core.execution import RunInfo
 from codex_serve.core.request import RunRequest
-from codex_serve.processes.command import FILE_PATH, Launch, Removal, RunInfo
+from codex_serve.processes.command import FILE_PATH, Launch, Removal
 from conftest import StartServer
 from engine import BASE_IMAGE, NEEDS_ENGINE, Mark, docker
 from process_tree import marked
