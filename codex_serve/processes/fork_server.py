@@ -143,8 +143,11 @@ class _ForkServer:
 
     def _fork(self, lifeline_fd: int) -> None:
         try:
+            own = _own_traits()
             if self._pristine is None:  # not before the server has set our limits
-                self._pristine = _own_traits()
+                self._pristine = own
+            if own != self._pristine:
+                os._exit(1)  # a command has changed us: the server starts another
             pid = os.fork()
         except OSError:  # no more processes or descriptors: the server sees its lifeline end
             os.close(lifeline_fd)

@@ -11,7 +11,7 @@ costs it some 20 KB. The parties run the same Python, so they use ``marshal``.
 | ``(FORK,)`` | server → fork server: make a supervisor | its lifeline |
 | ``(LOST, pid)`` | server → fork server: the lifeline of the supervisor ``pid`` has ended in the middle of a run | |
 | ``(ORPHANS_GONE, pid)`` | fork server → server: nothing that the killed supervisor ``pid`` left is there any more | |
-| ``(READY, pid, unchanged)`` | supervisor → server: it waits for a command | |
+| ``(READY, pid)`` | supervisor → server: it waits for a command | |
 | ``(START, limit_s, grace_s, spec)`` | server → supervisor | stdin, stdout, stderr, and ``Launch.file`` where there is one |
 | ``(STOP,)`` | server → supervisor: end the command, and say at once that you are there | |
 | ``(ENDING,)`` | supervisor → server: the answer; also said before something is removed, for then nobody answers | |
@@ -20,11 +20,11 @@ costs it some 20 KB. The parties run the same Python, so they use ``marshal``.
 | ``(CLEAN, wait_status, timed_out, removed)`` | supervisor → server: the command and all it started are gone | |
 | one byte, see ``send_verdict`` | supervisor → server: follows ``CLEAN``, when nobody waits for it | |
 
-A spec is ``(argv, env, removal)``: ``argv[0]`` is looked up on the ``PATH`` of
-``env``. ``removal`` is ``(what, awaited)`` or ``None``, see
+A spec is ``(paths, argv, env, removal)``: the first of ``paths`` that can be executed
+is; where there are none, ``argv[0]`` is looked up on the ``PATH`` of ``env``.
+``removal`` is ``(what, awaited)`` or ``None``, see
 ``command.Removal``. It can be megabytes: a message that is too long for a
-packet travels in a memfd, behind the other descriptors. ``unchanged`` says whether
-the supervisor still has the ``traits`` that the fork server had at first.
+packet travels in a memfd, behind the other descriptors.
 
 Standard library only: the fork server and its supervisors load it.
 """  # noqa: E501 - a table
@@ -43,7 +43,7 @@ READY, START, STOP, ENDING, REMOVE, FAILED, CLEAN, IN_FILE = range(3, 11)
 Message = tuple[Any, ...]
 Names = tuple[str, ...]
 Removal = tuple[Names, bool]
-Spec = tuple[Names, dict[str, str], Removal | None]
+Spec = tuple[Names, Names, dict[str, str], Removal | None]
 
 GONE: Message = ()
 """What is received when the other party is gone."""
@@ -114,7 +114,7 @@ def receive(sock: socket.socket, max_fds: int = 0) -> tuple[Message, list[int]]:
 
 
 def send_verdict(sock: socket.socket, *, unchanged: bool) -> None:
-    """Say whether this supervisor may take another command.
+    """Say whether this supervisor still has the ``traits`` that it was started with.
 
     It is said once for each command, and so is no message: it takes a tenth of the time.
 

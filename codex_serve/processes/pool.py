@@ -27,6 +27,7 @@ from codex_serve.processes import messages, tree
 from codex_serve.processes.command import Launch, Removal
 from codex_serve.processes.exec_errors import file_of, launch_error, making_room, no_room_error
 from codex_serve.processes.keeper import keep
+from codex_serve.processes.lookup import few_candidates
 from codex_serve.processes.removal_limits import GIVE_UP_S, LONGEST_REMOVAL_S
 from codex_serve.processes.remover import Remover
 
@@ -335,12 +336,10 @@ class SupervisorPool:
             # One whose fork server is known to be dead is an orphan that we did not
             # know: ``reap_orphans`` may be killing it.
             if message != messages.GONE and asked is self._trusted:
-                _, supervisor.pid, unchanged = message
-                if unchanged:
-                    self._known.add(supervisor.pid)
-                    self._has_forked = True
-                    return supervisor
-                self._kill_fork_server("is not as it was started")
+                _, supervisor.pid = message
+                self._known.add(supervisor.pid)
+                self._has_forked = True
+                return supervisor
             supervisor.close()
         raise LaunchError(SERVER_FAILED, _NO_SUPERVISOR)
 
@@ -354,12 +353,12 @@ class SupervisorPool:
             with trio.move_on_after(ANSWER_S):
                 return await ask()
             if trio.current_time() >= self._heard_at + ANSWER_S:
-                self._kill_fork_server("does not answer")
+                self._kill_fork_server()
 
-    def _kill_fork_server(self, why: str) -> None:
+    def _kill_fork_server(self) -> None:
         """Kill the fork server, so that another one is started; it may be dead already."""
         if self._trusted is not None and self._process is not None:
-            logger.error("the fork server %s: killed", why)
+            logger.error("the fork server does not answer: killed")
             tree.send(self._process.pid, signal.SIGKILL)  # which is not reaped: it is trusted
 
     async def _send_fork(self, lifeline_fd: int) -> socket.socket:
@@ -598,6 +597,7 @@ async def open_pool(
 def _spec(launch: Launch) -> messages.Spec:
     removal = launch.removal
     return (
+        few_candidates(launch.argv[0], launch.env),
         launch.argv,
         dict(launch.env),
         (removal.what, removal.awaited) if removal else None,

@@ -34,8 +34,8 @@ from codex_serve.processes.removal_limits import (
     watch_s,
 )
 
-Program = tuple[messages.Names, dict[str, str]]
-"""The arguments and the environment."""
+Program = tuple[messages.Names, messages.Names, dict[str, str]]
+"""The places to try in turn, none where they are many; the arguments; the environment."""
 
 LONGEST_WAIT_S = 86_400.0
 
@@ -83,8 +83,8 @@ def supervise(lifeline: socket.socket, pristine: traits.Traits, *, pid_namespace
     linux.become_subreaper()
     linux.signal_at_parents_end(signal.SIGCONT)  # for it is the parent that resumes us
     wakeup_fd, _ = open_wakeup()
-    files = traits.open_files()
-    messages.send(lifeline, (messages.READY, os.getpid(), traits.read(files) == pristine))
+    files: list[int] = []
+    messages.send(lifeline, (messages.READY, os.getpid()))
     while True:
         try:
             message, fds = messages.receive(lifeline, max_fds=4)
@@ -100,10 +100,10 @@ def supervise(lifeline: socket.socket, pristine: traits.Traits, *, pid_namespace
             _, give_up_s, removal = message
             status, timed_out, server_gone = int(signal.SIGKILL), False, False
         else:
-            _, limit_s, grace_s, (argv, env, removal) = message
+            _, limit_s, grace_s, (paths, argv, env, removal) = message
             try:
                 start = _start_in_namespace if pid_namespace else _execute
-                leader = start((argv, env), fds, lifeline)
+                leader = start((paths, argv, env), fds, lifeline)
             except OSError as error:
                 with suppress(ConnectionError):  # the server is gone, as we hear next
                     messages.send(lifeline, (messages.FAILED, error.errno or 0))
@@ -122,8 +122,13 @@ def supervise(lifeline: socket.socket, pristine: traits.Traits, *, pid_namespace
         if server_gone:
             _leave(fork_server)
         messages.send(lifeline, (messages.CLEAN, status, timed_out, removed))
+        try:
+            files = files or traits.open_files()
+            unchanged = traits.read(files) == pristine
+        except OSError:  # the command has left us no descriptors
+            unchanged = False
         with suppress(ConnectionError):  # the server is gone, as we hear next
-            messages.send_verdict(lifeline, unchanged=traits.read(files) == pristine)
+            messages.send_verdict(lifeline, unchanged=unchanged)
 
 
 def _leave(fork_server: int) -> NoReturn:
@@ -258,12 +263,12 @@ def _execute(program: Program, stdio: Sequence[int], lifeline: socket.socket | N
       OSError: it is nowhere, or cannot be executed, or the server has spoken on
         ``lifeline`` meanwhile, which is left to be heard.
     """
-    argv, env = program
+    paths, argv, env = program
     dup2 = os.POSIX_SPAWN_DUP2
     actions = [(dup2, stdio[0], 0), (dup2, stdio[1], 1), (dup2, stdio[2], 2)]
     if len(stdio) > 3:  # command.FILE_PATH
         actions.append((dup2, stdio[3], 3))
-    paths = candidates(argv[0], env)
+    paths = paths or tuple(candidates(argv[0], env))
     failure = errno.ENOENT
     # (Neither a generator nor an iterator: each costs a supervisor some 50 KB.)
     at = 0
@@ -284,7 +289,7 @@ def _execute(program: Program, stdio: Sequence[int], lifeline: socket.socket | N
     raise OSError(failure, os.strerror(failure))
 
 
-def _is_anywhere(paths: list[str], lifeline: socket.socket | None) -> bool:
+def _is_anywhere(paths: Sequence[str], lifeline: socket.socket | None) -> bool:
     for turn, path in enumerate(paths):
         if os.path.exists(path):
             return True
