@@ -4,7 +4,7 @@ from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import MethodNotAllowed, NotFound
 
-from codex_serve.api.runs import runs_blueprint
+from codex_serve.api.runs import add_run_routes
 from codex_serve.api.streaming import OneTaskConnection, PulledRequest, refuse
 from codex_serve.core.config import Config
 from codex_serve.core.errors import ApiError
@@ -28,7 +28,7 @@ def create_app(config: Config, runner: Runner) -> QuartTrio:
     # What nobody expects is answered by http1, whether it is raised here or elsewhere.
     app.config["PROPAGATE_EXCEPTIONS"] = True
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
-    app.register_blueprint(runs_blueprint(config, runner))
+    add_run_routes(app, config, runner)
     app.register_error_handler(ApiError, _refuse)
     app.register_error_handler(NotFound, _not_found)
     app.register_error_handler(MethodNotAllowed, _method_not_allowed)

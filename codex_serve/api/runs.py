@@ -4,7 +4,8 @@ from functools import partial
 from typing import cast
 
 import msgspec
-from quart import Blueprint, Response, request
+from quart import Response, request
+from quart_trio import QuartTrio
 
 from codex_serve.api.streaming import ProducedResponse, PulledRequest
 from codex_serve.core.config import Config
@@ -19,11 +20,14 @@ _STREAM_HEADERS = {
 }
 
 
-def runs_blueprint(config: Config, runner: Runner) -> Blueprint:
-    """Return the routes that start runs and tell what can be run."""
-    blueprint = Blueprint("runs", __name__)
+def add_run_routes(app: QuartTrio, config: Config, runner: Runner) -> None:
+    """Add the routes that start runs and tell what can be run.
 
-    @blueprint.post("/run")
+    To the application, not to a blueprint, whose name Quart takes apart three times
+    for each request.
+    """
+
+    @app.post("/run")
     async def run() -> ProducedResponse:
         if request.mimetype != "application/json":
             # Any web page may send the other types here from a visitor's browser.
@@ -45,15 +49,13 @@ def runs_blueprint(config: Config, runner: Runner) -> Blueprint:
     models_json = _encode({"models": config.models, "count": len(config.models)})
     clis_json = _encode({"clis": config.clis, "count": len(config.clis)})
 
-    @blueprint.get("/models")
+    @app.get("/models")
     async def models() -> Response:
         return Response(models_json, content_type="application/json")
 
-    @blueprint.get("/clis")
+    @app.get("/clis")
     async def clis() -> Response:
         return Response(clis_json, content_type="application/json")
-
-    return blueprint
 
 
 def _encode(value: object) -> bytes:

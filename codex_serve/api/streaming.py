@@ -62,8 +62,7 @@ class ProducedResponse(TrioResponse):
     """
 
     def __init__(self, produce: Produce, headers: dict[str, str]) -> None:
-        super().__init__(b"", headers=headers)
-        del self.headers["content-length"]
+        super().__init__(None, headers=headers)
         self.produce = produce
 
 
