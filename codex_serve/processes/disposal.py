@@ -6,7 +6,7 @@ for it has an absolute path and the environment of this process.
 
 An attempt is a process of its own, which its supervisor can watch and kill like
 any other, and its exit code says what came of it. Attempts are repeated until
-one says ``GONE``, see ``limits.py``.
+one says ``GONE``, see ``removal_limits.py``.
 
 Standard library only: the fork server loads it before it forks.
 """
