@@ -325,6 +325,10 @@ class Http1:
         if request.http_version not in (b"1.0", b"1.1"):
             await self._refuse(505, "This server speaks HTTP/1.1 and HTTP/1.0.")
             return
+        if request.method == b"CONNECT":
+            # To h11 a success would be the end of HTTP on this connection.
+            await self._refuse(501, "This server is no proxy: it does not take CONNECT.")
+            return
         path = _ABSOLUTE_FORM.sub(b"", request.target, count=1)
         if not path.startswith(b"/"):
             await self._refuse(400, "The request's target must be a path.")

@@ -12,7 +12,7 @@ from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config as HypercornConfig
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, Scope
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from codex_serve.server.connection import RECEIVE_BYTES
@@ -187,6 +187,7 @@ def answers_in(sent: bytes) -> list[bytes]:
     data=st.lists(st.sampled_from(FRAGMENTS) | st.binary(max_size=3), max_size=12).map(b"".join),
     cuts=st.lists(st.integers(0, 200)),
 )
+@example(b"CONNECT /x HTTP/1.1\r\nHost: x\r\n\r\n", [])
 @settings(max_examples=300, deadline=None)
 def test_any_bytes_are_answered_or_not_the_same_however_they_are_cut(
     data: bytes, cuts: list[int]

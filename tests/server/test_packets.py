@@ -190,8 +190,8 @@ UPGRADES = [
     Packet("websocket upgrade without a key", get(*WEBSOCKET[:2]), 200),
     Packet("websocket upgrade and a frame", get(*WEBSOCKET) + b"\x81\x85\0\0\0\0hello", 200),
     Packet("tls upgrade", get(b"Connection: Upgrade", b"Upgrade: TLS/1.2"), 200),
-    Packet("CONNECT", b"CONNECT x:443 HTTP/1.1\r\nHost: x:443\r\n\r\n\x16\x03\x01"),
-    Packet("CONNECT of a path", b"CONNECT /run HTTP/1.1\r\nHost: x\r\n\r\n\x16\x03\x01", 405),
+    Packet("CONNECT", b"CONNECT x:443 HTTP/1.1\r\nHost: x:443\r\n\r\n\x16\x03\x01", 501),
+    Packet("CONNECT of a path", b"CONNECT /run HTTP/1.1\r\nHost: x\r\n\r\n\x16\x03\x01", 501),
 ]
 
 
