@@ -49,12 +49,10 @@ def file_of(launch: Launch) -> Iterator[tuple[int, ...]]:
         yield ()
         return
     with ExitStack() as stack:
-        try:
+        with making_room():
             file = stack.enter_context(_anonymous_file())
             file.write(launch.file)
             file.seek(0)
-        except OSError as error:
-            raise no_room_error(error) from error
         yield (file.fileno(),)
 
 
